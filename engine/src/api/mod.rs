@@ -1,0 +1,275 @@
+//! The client plane's and operator plane's JSON: what goes over HTTP.
+//!
+//! These types convert at the border; nothing below imports them. The OpenAPI
+//! document at `/v1/openapi.json` is generated from them.
+
+use crate::types::Outcome;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+/// Largest message content, in bytes of its JSON.
+pub const CONTENT_BYTES_MAX: usize = 1 << 20;
+/// Most messages in one append or one page.
+pub const MESSAGES_PER_CALL_MAX: usize = 256;
+/// Largest request body of an append, in bytes.
+pub const APPEND_BODY_BYTES_MAX: usize = 4 << 20;
+/// Longest device name, in bytes.
+pub const DEVICE_BYTES_MAX: usize = 64;
+/// Header that names the calling device. Declared, not proven, until grants are built.
+pub const DEVICE_HEADER: &str = "quorate-device";
+/// Header with the request id, echoed in every reply.
+pub const REQUEST_HEADER: &str = "quorate-request";
+/// Header with the log position a reply is true at, as `shard:index`.
+pub const POSITION_HEADER: &str = "quorate-position";
+
+/// A message's or profile's content: a JSON object, kept verbatim, unknown fields included.
+pub type Content = Map<String, Value>;
+
+/// `POST /v1/chats`
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateChat {
+    /// 1 to 64 printable characters, fresh per intended chat; repeating it returns the same chat.
+    pub idempotency_key: String,
+    /// The chat's profile: title and whatever else. Sealed like a message, as message 0.
+    #[schema(value_type = Object)]
+    pub profile: Content,
+}
+
+/// A chat's visible metadata, and its profile when it was asked for and could be opened.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Chat {
+    /// Hex id.
+    pub id: String,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+    /// Messages, without the profile record.
+    pub messages: u64,
+    /// Key epochs opened so far.
+    pub epochs: u32,
+    /// The open epoch runs with less than its policy's write margin.
+    pub thin: bool,
+    /// The profile, when asked for with `?profile=true`.
+    #[schema(value_type = Option<Object>)]
+    pub profile: Option<Content>,
+}
+
+/// `GET /v1/chats?after=ID&limit=N&profile=BOOL`
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ChatList {
+    /// In order of id.
+    pub chats: Vec<Chat>,
+    /// Pass as `after` for the next page; absent at the end.
+    pub next: Option<String>,
+}
+
+/// `POST /v1/chats/{chat}/messages`
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Append {
+    /// 1 to 256 messages, appended in this order, all or none.
+    pub messages: Vec<NewMessage>,
+}
+
+/// One message to append.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewMessage {
+    /// 1 to 64 printable characters, unique per device and chat for seven days.
+    pub idempotency_key: String,
+    /// The content.
+    #[schema(value_type = Object)]
+    pub content: Content,
+}
+
+/// The answer to [`Append`].
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Appended {
+    /// One per message, in order.
+    pub messages: Vec<Written>,
+}
+
+/// Where a message stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Written {
+    /// Message id.
+    pub id: u64,
+    /// Revision; also its `ETag`.
+    pub revision: u32,
+    /// Unix milliseconds of the committed entry.
+    pub at_ms: u64,
+    /// True when an earlier request with this idempotency key had written it.
+    pub repeated: bool,
+}
+
+/// `PUT /v1/chats/{chat}/messages/{id}` with `If-Match: "REVISION"`
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Edit {
+    /// 1 to 64 printable characters.
+    pub idempotency_key: String,
+    /// The whole new content.
+    #[schema(value_type = Object)]
+    pub content: Content,
+}
+
+/// A message, opened.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Message {
+    /// Message id; 0 is the profile.
+    pub id: u64,
+    /// Revision; also its `ETag`.
+    pub revision: u32,
+    /// Unix milliseconds when first written.
+    pub sent_ms: u64,
+    /// Unix milliseconds of the last edit.
+    pub edited_ms: Option<u64>,
+    /// Device that wrote it first.
+    pub device: String,
+    /// The content.
+    #[schema(value_type = Object)]
+    pub content: Content,
+}
+
+/// `GET /v1/chats/{chat}/messages?from=ID&limit=N`
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Page {
+    /// In order of id, from `from` (default 1) on.
+    pub messages: Vec<Message>,
+    /// Pass as `from` for the next page; absent at the end.
+    pub next: Option<u64>,
+}
+
+/// An error, as RFC 9457 `application/problem+json`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// `urn:quorate:problem:CODE`
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Short and the same for every occurrence.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// Stable code, for programs (`quorum_unreachable`, `revision_mismatch`, …).
+    pub code: String,
+    /// What happened, to what.
+    pub detail: String,
+    /// What to do next.
+    pub next_step: String,
+    /// Whether repeating the same request may succeed, and after how many milliseconds.
+    pub retry_ms: Option<u64>,
+    /// What may be concluded about the effect.
+    #[schema(value_type = String)]
+    pub outcome: Outcome,
+    /// Echo of the request id.
+    pub request: String,
+    /// For a failed opening: who refused and why, who is unreachable, and what would suffice.
+    pub quorum: Option<QuorumProblem>,
+}
+
+/// Why a quorum could not be had.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct QuorumProblem {
+    /// Custodians that answered with a good share.
+    pub answered: Vec<String>,
+    /// Custodians that refused, with the reason.
+    pub refused: Vec<(String, String)>,
+    /// Custodians whose share did not match its commitment: blamed by name.
+    pub lied: Vec<String>,
+    /// Custodians that could not be reached in time.
+    pub unreachable: Vec<String>,
+    /// Each entry is a set of custodians that would suffice together with those that answered.
+    pub would_suffice: Vec<Vec<String>>,
+}
+
+/// `GET /v1/status`: what a home node knows of its deployment.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// Deployment id.
+    pub deployment: String,
+    /// This node, `home/node`.
+    pub node: String,
+    /// How releases are authorised in this build; says so as long as it is less than signed grants.
+    pub release_authority: String,
+    /// Each cluster as seen from here.
+    pub clusters: Vec<ClusterStatus>,
+    /// The policy new epochs are dealt under.
+    pub policy: PolicyStatus,
+    /// Key leases on this node.
+    pub leases: LeaseStatus,
+    /// Open epochs with less than their margin, most urgent first (at most 100), and how many in all.
+    pub thin_epochs: u64,
+    /// Sealed shares waiting to be delivered.
+    pub outbox: u64,
+    /// Things an operator should act on.
+    pub warnings: Vec<String>,
+}
+
+/// One cluster.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ClusterStatus {
+    /// `home` or `custodian`.
+    pub role: String,
+    /// Its name.
+    pub name: String,
+    /// Jurisdiction, as its descriptor declares.
+    pub jurisdiction: String,
+    /// Legal entity, as its descriptor declares.
+    pub entity: String,
+    /// Reachable, and has a leader.
+    pub available: bool,
+    /// Freezes in force, in words.
+    pub freezes: Vec<String>,
+    /// Its nodes.
+    pub nodes: Vec<NodeStatus>,
+    /// Round trip from here, in milliseconds, when known.
+    pub latency_ms: Option<f64>,
+}
+
+/// One node.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct NodeStatus {
+    /// Node id.
+    pub id: u64,
+    /// Reachable from here.
+    pub up: bool,
+    /// Raft groups it leads.
+    pub leads: Vec<u32>,
+    /// Entries its most lagging group is behind its leader, when known.
+    pub lag: Option<u64>,
+    /// When its peer certificate expires, Unix milliseconds.
+    pub certificate_expires_ms: Option<u64>,
+}
+
+/// The policy in force and what is left of it.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PolicyStatus {
+    /// Its id.
+    pub id: String,
+    /// In words: `any 3 of br, ch, eu(any 1 of de, nl), is, sg`.
+    pub text: String,
+    /// Custodians available now.
+    pub available: Vec<String>,
+    /// How many more may be lost, whichever they are; absent when nothing can be opened.
+    pub margin: Option<u64>,
+    /// Margin below the policy's write margin.
+    pub thin: bool,
+    /// When nothing can be opened: sets that would suffice.
+    pub would_suffice: Vec<Vec<String>>,
+}
+
+/// Key leases in a node's locked memory.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct LeaseStatus {
+    /// How many live.
+    pub live: u64,
+    /// Age of the oldest, in milliseconds.
+    pub oldest_ms: u64,
+    /// Most that may live at once.
+    pub max: u64,
+    /// Longest a lease may live, in milliseconds.
+    pub age_ms_max: u64,
+    /// Whether their memory is locked; false when RLIMIT_MEMLOCK is too low.
+    pub memory_locked: bool,
+}

@@ -1,0 +1,348 @@
+//! What a home asks a custodian over the peer plane, and what it answers.
+//!
+//! These are wire types: encoded by [`codec`](crate::types::codec), decoded
+//! with limits, and checked by the custodian before anything is proposed.
+
+use crate::crypto::seal::RecipientPublic;
+use crate::types::{
+    ChatId, CustodianId, DeploymentId, HomeId, KeyId, Mono, NodeId, PolicyId, RequestId, SessionId,
+    WallMs,
+};
+use serde::{Deserialize, Serialize};
+
+/// Format version of requests and replies.
+pub const PROTOCOL_VERSION: u8 = 1;
+/// Most keys one request may name: bounds a `Release` log entry below 60 KiB.
+pub const KEYS_PER_REQUEST_MAX: usize = 256;
+
+/// One request of a home node to a custodian's leader.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CustodianRequest {
+    /// The current sealing key statement, see [`SealingKeyStatement`].
+    SealingKey,
+    /// Take these shares.
+    Store(StoreRequest),
+    /// Release shares of these keys to a lease key.
+    Release(ReleaseRequest),
+    /// Forget dealings that were never opened; refuse them for ever after.
+    Abandon(AbandonRequest),
+    /// What changed that may end leases (freezes now; revocations later).
+    Feed {
+        /// Log position the home has seen; 0 for everything in force.
+        since: u64,
+    },
+}
+
+/// The answer to a [`CustodianRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CustodianReply {
+    /// To `SealingKey`.
+    SealingKey(SealingKeyStatement),
+    /// To `Store`: one outcome per item, in order.
+    Store(Vec<StoreOutcome>),
+    /// To `Release`.
+    Release(ReleaseReply),
+    /// To `Abandon`: one outcome per key, in order.
+    Abandon(Vec<AbandonOutcome>),
+    /// To `Feed`.
+    Feed(Feed),
+    /// This node is not the leader. Ask `leader`, if it is known.
+    NotLeader {
+        /// The leader's node id.
+        leader: Option<NodeId>,
+    },
+    /// Nothing was done; asking again later may help.
+    Busy {
+        /// Why, in words for a log.
+        reason: String,
+        /// Suggested wait, in milliseconds.
+        retry_ms: u64,
+    },
+    /// It is not known whether it was done (for example, leadership was lost after proposing).
+    Unknown {
+        /// Why, in words for a log.
+        reason: String,
+    },
+    /// The request itself is wrong and will never succeed.
+    Invalid {
+        /// Why, in words for a log.
+        reason: String,
+    },
+}
+
+/// A custodian's statement of the sealing key to use, signed by its identity key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealingKeyStatement {
+    /// Who.
+    pub custodian: CustodianId,
+    /// Which version of its sealing key.
+    pub version: u32,
+    /// The public key shares are sealed to.
+    pub public: RecipientPublic,
+    /// Not to be used from this time on (at most 7 days after the statement).
+    pub expires_ms: WallMs,
+    /// Ed25519 over [`SealingKeyStatement::signed_bytes`], 64 bytes.
+    #[serde(with = "serde_bytes")]
+    pub signature: Vec<u8>,
+}
+
+/// Shares for one custodian, all sealed in one session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreRequest {
+    /// The home that deals; must be the peer whose certificate carried this.
+    pub home: HomeId,
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// The encapsulation the items are sealed under.
+    pub session: SealSession,
+    /// At most [`KEYS_PER_REQUEST_MAX`].
+    pub items: Vec<SealedItem>,
+}
+
+/// One HPKE encapsulation, committed by the home as `SealSession` so that any
+/// later leader can deliver what was sealed under it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealSession {
+    /// Its id.
+    pub id: SessionId,
+    /// Whose sealing key.
+    pub custodian: CustodianId,
+    /// Which version of it.
+    pub version: u32,
+    /// When that version expires: an undelivered share is a lost margin from then on.
+    pub expires_ms: WallMs,
+    /// The encapsulation, 1,120 bytes.
+    #[serde(with = "serde_bytes")]
+    pub encapsulated: Vec<u8>,
+}
+
+/// One sealed share on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedItem {
+    /// The chat, bound into the seal.
+    pub chat: ChatId,
+    /// The dealing.
+    pub key_id: KeyId,
+    /// The policy it was dealt under.
+    pub policy: PolicyId,
+    /// Commitment to this leaf's share.
+    pub commitment: [u8; 32],
+    /// The sealed share.
+    #[serde(with = "serde_bytes")]
+    pub sealed: Vec<u8>,
+    /// Fixed when dealt: the custodian destroys the share at this time. `None`: kept until shredded.
+    pub expires_ms: Option<WallMs>,
+}
+
+/// What became of one share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StoreOutcome {
+    /// Stored now, durably, by a majority.
+    Stored,
+    /// Was stored before with the same commitment.
+    AlreadyStored,
+    /// Another share stands under this key id. Never overwritten.
+    Conflict,
+    /// The key id is tombstoned: shredded or abandoned. Refused for ever.
+    Tombstoned,
+    /// The share does not open, or does not match its commitment.
+    BadShare,
+    /// The policy is not one this custodian deals under.
+    PolicyNotApproved,
+    /// The sealing version is expired or destroyed here; deal anew.
+    SealingKeyGone,
+}
+
+/// Why a release is asked for. Stands in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// A user reads.
+    Read,
+    /// A user writes and the home has no lease.
+    Write,
+    /// A drill or test deployment.
+    Drill,
+}
+
+/// A request to release shares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseRequest {
+    /// Bound to the hash of keys, authority and lease key; a repetition is a new entry.
+    pub request: RequestId,
+    /// The home that asks; must be the peer whose certificate carried this.
+    pub home: HomeId,
+    /// Its node.
+    pub node: NodeId,
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// In-memory key that shares are sealed to.
+    pub lease_key: RecipientPublic,
+    /// What for.
+    pub reason: Reason,
+    /// At most [`KEYS_PER_REQUEST_MAX`].
+    pub keys: Vec<KeyRef>,
+}
+
+/// One dealing of one chat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct KeyRef {
+    /// The chat.
+    pub chat: ChatId,
+    /// The dealing.
+    pub key_id: KeyId,
+}
+
+/// What was released and where it is recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseReply {
+    /// The signed promise of the entry's place in the log.
+    pub receipt: Receipt,
+    /// Encapsulation to the lease key; empty when nothing was released.
+    #[serde(with = "serde_bytes")]
+    pub encapsulated: Vec<u8>,
+    /// One result per key asked for, in order.
+    pub shares: Vec<ShareResult>,
+}
+
+/// A share, or why there is none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ShareResult {
+    /// Sealed to the lease key.
+    Share {
+        /// The sealed share.
+        #[serde(with = "serde_bytes")]
+        sealed: Vec<u8>,
+    },
+    /// Decided in `apply`, and recorded.
+    Refused(Refusal),
+}
+
+/// Why a custodian refuses to release one key.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// It holds no share under this key id.
+    #[error("holds no share of this key")]
+    NotHeld,
+    /// Shredded or abandoned, for ever.
+    #[error("the share was destroyed")]
+    Tombstoned,
+    /// The chat, or everything, is frozen here.
+    #[error("frozen by its officers")]
+    Frozen,
+    /// The key id is held for another chat.
+    #[error("the key belongs to another chat")]
+    WrongChat,
+    /// The request id was used before for something else.
+    #[error("the request id was used for another request")]
+    RequestMismatch,
+    /// The authority shown does not allow it.
+    #[error("not authorised")]
+    NotAuthorised,
+    /// The wrapped share does not open on this node; the custodian must repair it.
+    #[error("the stored share is damaged")]
+    Damaged,
+}
+
+/// A custodian's signed promise of a release's place in its log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Who.
+    pub custodian: CustodianId,
+    /// Index of the entry in its log.
+    pub entry: u64,
+    /// RFC 6962 leaf hash of the entry.
+    pub leaf: [u8; 32],
+    /// Entry time.
+    pub time_ms: WallMs,
+    /// The request it answers.
+    pub request: RequestId,
+    /// Ed25519 by the custodian's log key over [`Receipt::signed_bytes`], 64 bytes.
+    #[serde(with = "serde_bytes")]
+    pub signature: Vec<u8>,
+}
+
+/// Dealings to forget.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AbandonRequest {
+    /// The home that asks.
+    pub home: HomeId,
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// At most [`KEYS_PER_REQUEST_MAX`].
+    pub keys: Vec<KeyRef>,
+}
+
+/// What became of one abandoned dealing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AbandonOutcome {
+    /// Tombstoned now or before.
+    Tombstoned,
+    /// Refused: the key was released, or stored over an hour ago. The rules of `Shred` hold.
+    Refused,
+}
+
+/// A freeze's extent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum FreezeScope {
+    /// Everything this custodian holds.
+    All,
+    /// One chat.
+    Chat(ChatId),
+}
+
+/// A custodian's restrictions in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Feed {
+    /// Log position this feed is true at. A release positioned before a freeze already seen is discarded.
+    pub position: u64,
+    /// Freezes in force, with the log position each began at.
+    pub freezes: Vec<(FreezeScope, u64)>,
+}
+
+impl SealingKeyStatement {
+    /// What the identity key signs.
+    pub fn signed_bytes(&self, deployment: &DeploymentId) -> Vec<u8> {
+        signed(
+            "quorate/sealing-key/1",
+            &(
+                deployment,
+                &self.custodian,
+                self.version,
+                &self.public,
+                self.expires_ms,
+            ),
+        )
+    }
+}
+
+impl Receipt {
+    /// What the log key signs.
+    pub fn signed_bytes(&self, deployment: &DeploymentId) -> Vec<u8> {
+        signed(
+            "quorate/receipt/1",
+            &(
+                deployment,
+                &self.custodian,
+                self.entry,
+                self.leaf,
+                self.time_ms,
+                self.request,
+            ),
+        )
+    }
+}
+
+fn signed<T: Serialize>(label: &str, value: &T) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    out.extend_from_slice(label.as_bytes());
+    out.push(0);
+    out.extend_from_slice(&crate::types::codec::encode(PROTOCOL_VERSION, value));
+    out
+}
+
+/// A round trip measured by the asker, for choosing the nearest set.
+pub type LatencyMs = Mono;

@@ -1,0 +1,12 @@
+//! Quorate servers: turns the engine's decisions into I/O.
+//!
+//! ```text
+//!  client plane ─▶ http ─▶ home ─┐              ┌─▶ custodian ◀─ http ◀─ operator plane
+//!                                ├─▶ raft ─▶ wal, store
+//!  peer plane  ─▶ peer ──────────┘              └─▶ raft …
+//! ```
+//!
+//! Deliberately not here: any decision about who may read what. That is the
+//! engine's, so that it can be tested exhaustively without sockets or disks.
+
+pub mod raft;
