@@ -9,4 +9,5 @@
 //! Deliberately not here: any decision about who may read what. That is the
 //! engine's, so that it can be tested exhaustively without sockets or disks.
 
+pub mod home;
 pub mod raft;

@@ -1,0 +1,141 @@
+//! The border between the client plane and the home.
+//!
+//! `http::client` speaks HTTP and knows only this trait; `home::service`
+//! implements it, on whichever node a request arrives, and forwards to the
+//! shard's leader over the peer plane.
+
+use futures::future::BoxFuture;
+use quorate_engine::api::{
+    Append, Appended, Chat, ChatList, CreateChat, Edit, Message, Page, QuorumProblem, Status,
+    Written,
+};
+use quorate_engine::types::{ChatId, MessageId, Outcome, RequestId, Revision};
+use serde::{Deserialize, Serialize};
+
+/// Who calls, and under which request id.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Caller {
+    /// Device name, declared by the client.
+    pub device: String,
+    /// The request id, echoed in the reply and carried to custodians' logs.
+    pub request: RequestId,
+}
+
+/// A reply and the log position it is true at.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct At<T> {
+    /// Shard (raft group).
+    pub shard: u32,
+    /// Raft index that was applied when it was read or written.
+    pub index: u64,
+    /// The reply.
+    pub value: T,
+}
+
+/// Why the home did not do what was asked. Mapped to problem+json by `http`.
+#[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
+pub enum HomeError {
+    /// No such chat or message.
+    #[error("{what} not found")]
+    NotFound {
+        /// What was looked for.
+        what: String,
+    },
+    /// `If-Match` named another revision.
+    #[error("the message is at revision {current}")]
+    RevisionMismatch {
+        /// The revision it is at.
+        current: Revision,
+    },
+    /// The request itself is wrong; nothing was done.
+    #[error("{detail}")]
+    Invalid {
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The idempotency key was used before for something else.
+    #[error("the idempotency key was used for another request")]
+    IdempotencyMismatch,
+    /// No quorum of custodians for the key that is needed.
+    #[error("no quorum of custodians: {detail}")]
+    Quorum {
+        /// In words: who is missing and what would suffice.
+        detail: String,
+        /// The same for programs.
+        problem: QuorumProblem,
+        /// `NotDone` for reads and for writes that were never proposed.
+        outcome: Outcome,
+    },
+    /// The shard has no leader that can be reached, or its queue is full. Repeating is safe.
+    #[error("unavailable: {detail}")]
+    Unavailable {
+        /// Why.
+        detail: String,
+        /// Suggested wait.
+        retry_ms: u64,
+        /// `NotDone` when nothing was proposed, else `Unknown`.
+        outcome: Outcome,
+    },
+    /// A record does not open under its key: damaged, moved or forged. Never returned as data.
+    #[error("record {message} of chat {chat} does not open: {detail}")]
+    Corrupt {
+        /// The chat.
+        chat: ChatId,
+        /// The message.
+        message: MessageId,
+        /// Why.
+        detail: String,
+    },
+}
+
+/// Result of a home operation.
+pub type HomeResult<T> = Result<At<T>, HomeError>;
+
+/// What the client plane can ask of a home.
+pub trait HomeApi: Send + Sync + 'static {
+    /// Creates a chat with its sealed profile.
+    fn create_chat(&self, caller: Caller, request: CreateChat) -> BoxFuture<'_, HomeResult<Chat>>;
+    /// Chats in order of id, over all shards.
+    fn list_chats(
+        &self,
+        caller: Caller,
+        after: Option<ChatId>,
+        limit: usize,
+        profile: bool,
+    ) -> BoxFuture<'_, HomeResult<ChatList>>;
+    /// One chat.
+    fn chat(&self, caller: Caller, chat: ChatId, profile: bool) -> BoxFuture<'_, HomeResult<Chat>>;
+    /// Appends messages, all or none.
+    fn append(
+        &self,
+        caller: Caller,
+        chat: ChatId,
+        request: Append,
+    ) -> BoxFuture<'_, HomeResult<Appended>>;
+    /// Replaces a message's content if it is at `revision`.
+    fn edit(
+        &self,
+        caller: Caller,
+        chat: ChatId,
+        message: MessageId,
+        revision: Revision,
+        request: Edit,
+    ) -> BoxFuture<'_, HomeResult<Written>>;
+    /// One message.
+    fn message(
+        &self,
+        caller: Caller,
+        chat: ChatId,
+        message: MessageId,
+    ) -> BoxFuture<'_, HomeResult<Message>>;
+    /// A page of messages from `from` on.
+    fn page(
+        &self,
+        caller: Caller,
+        chat: ChatId,
+        from: MessageId,
+        limit: usize,
+    ) -> BoxFuture<'_, HomeResult<Page>>;
+    /// The deployment as seen from this node.
+    fn status(&self) -> BoxFuture<'_, Status>;
+}
