@@ -1,1 +1,2 @@
-//! stub
+//! Quorate for people.
+pub mod sample;

@@ -9,5 +9,6 @@
 //! Deliberately not here: any decision about who may read what. That is the
 //! engine's, so that it can be tested exhaustively without sockets or disks.
 
+pub mod embedded;
 pub mod home;
 pub mod raft;
