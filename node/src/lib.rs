@@ -11,4 +11,5 @@
 
 pub mod embedded;
 pub mod home;
+pub mod http;
 pub mod raft;

@@ -1,0 +1,27 @@
+//! HTTP planes of a node: client, operator, health. One listener, one router
+//! and one service definition each, so that no plane can reach another's
+//! endpoints.
+//!
+//! ```text
+//!  socket ─▶ serve (connection cap, handshake and header deadlines, TLS 1.3)
+//!              ─▶ envelope (request id, concurrency, deadline, problem+json)
+//!                   ─▶ client   ─▶ dyn HomeApi
+//!                   ─▶ operator ─▶ dyn OperatorApi   (operator certificate needed)
+//!  plain socket ──▶ health      ─▶ dyn HealthApi
+//! ```
+//!
+//! Errors are RFC 9457 problem documents, made in one place ([`problem`]), each
+//! with a stable code, what to do next, whether and when repeating may help,
+//! and what may be concluded about the effect. A deadline on a write is
+//! *unknown*, never *failed*.
+//!
+//! Deliberately not here: any decision, any state. Handlers parse, call a
+//! trait, and print.
+
+pub mod client;
+pub mod envelope;
+pub mod input;
+pub mod openapi;
+pub mod problem;
+pub mod serve;
+pub mod tls;

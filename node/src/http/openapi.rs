@@ -1,0 +1,112 @@
+//! The OpenAPI document of the client plane, generated from the handlers and
+//! the types in `quorate_engine::api`, with every problem reply included.
+
+use super::problem::PROBLEM_JSON;
+use axum::Json;
+use quorate_engine::api;
+use std::collections::BTreeMap;
+use utoipa::openapi::response::{Response, ResponseBuilder};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr};
+use utoipa::{IntoResponses, OpenApi};
+
+/// The document.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Quorate client plane",
+        description = "Chats and messages. Content lives encrypted at the home; the keys that open it are held in shares by custodians. \
+Every reply carries `quorate-request`, and `quorate-position` (`shard:index`) where it is true at a log position. \
+Errors are problem documents (RFC 9457): branch on `code`, follow `next_step`, and conclude about effects only what `outcome` says. \
+The calling device is declared, not proven, in this version."
+    ),
+    paths(
+        super::client::create_chat,
+        super::client::list_chats,
+        super::client::show_chat,
+        super::client::append,
+        super::client::page,
+        super::client::message,
+        super::client::edit,
+        super::client::status,
+        serve,
+    ),
+    components(schemas(api::Problem, api::QuorumProblem)),
+    tags(
+        (name = "chats", description = "Chats and their profiles"),
+        (name = "messages", description = "Messages: append, read, edit on a revision"),
+        (name = "status", description = "What a node knows of its deployment")
+    )
+)]
+pub struct ClientPlane;
+
+/// This document.
+#[utoipa::path(get, path = "/v1/openapi.json", tag = "status",
+    responses((status = 200, body = Object, description = "OpenAPI 3.1"), ReadProblems))]
+pub(super) async fn serve() -> Json<utoipa::openapi::OpenApi> {
+    Json(ClientPlane::openapi())
+}
+
+const READ: &[(u16, &str)] = &[
+    (
+        400,
+        "The request is wrong: query, path, device or request id",
+    ),
+    (404, "No such chat, message or route"),
+    (405, "The route does not take this method"),
+    (500, "A stored record does not open, or a bug"),
+    (
+        503,
+        "No quorum of custodians, no leader, or too busy; see `code` and `retry_ms`",
+    ),
+    (504, "No answer in time"),
+];
+const WRITE: &[(u16, &str)] = &[
+    (408, "The body did not arrive in time; nothing was done"),
+    (413, "The body or a message in it is too large"),
+    (415, "The body is not declared as JSON"),
+    (422, "The idempotency key was used for another request"),
+];
+const EDIT: &[(u16, &str)] = &[
+    (412, "The message has another revision; `etag` names it"),
+    (428, "If-Match is missing"),
+];
+
+fn problems(sets: &[&[(u16, &str)]]) -> BTreeMap<String, RefOr<Response>> {
+    sets.iter()
+        .flat_map(|set| set.iter())
+        .map(|(status, text)| {
+            let content = ContentBuilder::new()
+                .schema(Some(Ref::from_schema_name("Problem")))
+                .build();
+            let reply = ResponseBuilder::new()
+                .description(*text)
+                .content(PROBLEM_JSON, content)
+                .build();
+            (status.to_string(), RefOr::T(reply))
+        })
+        .collect()
+}
+
+/// Problems a read may meet.
+pub(super) struct ReadProblems;
+impl IntoResponses for ReadProblems {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        problems(&[READ])
+    }
+}
+
+/// Problems a write may meet.
+pub(super) struct WriteProblems;
+impl IntoResponses for WriteProblems {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        problems(&[READ, WRITE])
+    }
+}
+
+/// Problems an edit may meet.
+pub(super) struct EditProblems;
+impl IntoResponses for EditProblems {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        problems(&[READ, WRITE, EDIT])
+    }
+}
