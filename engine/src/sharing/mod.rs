@@ -1,40 +1,37 @@
-//! Secret sharing (contract stub; bodies follow).
-use crate::types::{CustodianId, DataKey, KeyId, Share, Structure};
-use rand_core::CryptoRng;
+//! Secret sharing: a data key becomes shares along an access structure, and
+//! enough shares become the data key again.
+//!
+//! ```text
+//! DataKey ──split──▶ root polynomial ─x=1─▶ share of br
+//!                         ├──────────x=2─▶ share of ch
+//!                         └──────────x=3─▶ polynomial of bloc eu ─x=1─▶ de
+//!                                                    └───────────x=2─▶ nl
+//! ```
+//!
+//! - [`split`] and [`combine`] work on [`Structure`](crate::types::Structure)s
+//!   and data keys; a stored share is the 32 y bytes alone, its x is its place.
+//! - [`commitment`] and [`commitment_holds`] blame a wrong share on its
+//!   custodian before combining: combining cannot tell.
+//! - [`split_bytes`] and [`combine_bytes`] are one gate over bytes of any length,
+//!   for input that is hostile: x = 0, duplicates, wrong lengths, too few.
+//!
+//! Why our own: the crates either index tables by secret bytes, accept x = 0 or
+//! have no nesting (`docs/dependencies.md`). `shamir` and `vsss-rs` are
+//! development dependencies that must agree with this module, share by share.
+//!
+//! Deliberately not here: which structures are acceptable (`policy`), robust
+//! decoding of wrong shares (commitments do that), refresh and resharing (every
+//! dealing is of a fresh polynomial; a key is dealt anew, never edited).
 
-/// Why shares cannot be split or combined.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SharingError {
-    /// placeholder
-    #[error("stub")]
-    Stub,
-}
+mod commitment;
+mod flat;
+mod gf256;
+mod nested;
 
-/// Splits `key` along `structure`: one share per leaf, in canonical leaf order.
-pub fn split<R: CryptoRng + ?Sized>(
-    _structure: &Structure,
-    _key: &DataKey,
-    _rng: &mut R,
-) -> Result<Vec<(CustodianId, Share)>, SharingError> {
-    todo!()
-}
-/// Recombines. Shares of custodians beyond what is needed are ignored deterministically.
-pub fn combine(
-    _structure: &Structure,
-    _shares: &[(CustodianId, &Share)],
-) -> Result<DataKey, SharingError> {
-    todo!()
-}
-/// Commitment to one leaf's share of one dealing.
-pub fn commitment(_key_id: &KeyId, _leaf: &CustodianId, _share: &Share) -> [u8; 32] {
-    todo!()
-}
-/// Constant-time check of [`commitment`].
-pub fn commitment_holds(
-    _key_id: &KeyId,
-    _leaf: &CustodianId,
-    _share: &Share,
-    _commitment: &[u8; 32],
-) -> bool {
-    todo!()
-}
+pub use commitment::{commitment, commitment_holds};
+pub use flat::{
+    FlatError, PointShare, SECRET_BYTES_MAX, SHARES_MAX, ThresholdError, ValidThreshold,
+    combine_bytes, split_bytes,
+};
+pub use gf256::{invert, mul};
+pub use nested::{GATES_DEPTH_MAX, SharingError, combine, split};
