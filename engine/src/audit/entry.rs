@@ -1,0 +1,362 @@
+//! One entry of the log: the UTF-8 JSON that is hashed, and nothing secret in it.
+//!
+//! Fields stand in declaration order and absent ones are left out, so the same
+//! entry gives the same bytes on every node. People and chats stand in it as
+//! HMAC-SHA-256 under a salt of their own; the salts and values are *openings*,
+//! kept in another table, shown to auditors and erasable without touching a hash.
+
+use super::ENTRY_BYTES_MAX;
+use super::merkle::Hash;
+use crate::types::{ChatId, CustodianId, HomeId, KeyId, NodeId, PolicyId, RequestId, WallMs};
+use hmac::{Hmac, KeyInit, Mac};
+use rand_core::CryptoRng;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::Sha256;
+use std::fmt;
+
+/// Format of entries written by this build; stands in each as `"format"`.
+pub const FORMAT: u8 = 1;
+
+/// `N` public bytes that print as lowercase hex.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HexBytes<const N: usize>(pub [u8; N]);
+
+impl<const N: usize> fmt::Debug for HexBytes<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+impl<const N: usize> Serialize for HexBytes<N> {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&hex::encode(self.0))
+    }
+}
+impl<'de, const N: usize> Deserialize<'de> for HexBytes<N> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        let mut out = [0; N];
+        hex::decode_to_slice(&text, &mut out).map_err(serde::de::Error::custom)?;
+        Ok(Self(out))
+    }
+}
+
+/// What an entry records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EntryKind {
+    /// Shares taken in.
+    Store,
+    /// Shares asked for; granted or refused key by key.
+    Release,
+    /// Dealings that were never opened, forgotten.
+    Abandon,
+    /// Shares destroyed by officers.
+    Shred,
+    /// Shares destroyed at the time fixed when they were dealt.
+    Expire,
+    /// Releases stopped.
+    Freeze,
+    /// Releases resumed.
+    Thaw,
+    /// A policy that may be dealt under from now on.
+    ApprovePolicy,
+    /// A node holds a key version durably.
+    AttestKey,
+    /// A key version comes into use.
+    UseVersion,
+    /// A key version is out of use for ever.
+    DropVersion,
+    /// The cluster's voters changed.
+    Voters,
+    /// Openings of former entries were erased.
+    EraseOpenings,
+}
+
+/// What happened to one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyOutcome {
+    /// Stored now.
+    Stored,
+    /// Was stored before, unchanged.
+    AlreadyStored,
+    /// Something else stands under this key id.
+    Conflict,
+    /// Destroyed before, or destroyed already when this arrived.
+    Tombstoned,
+    /// The policy is not approved here.
+    PolicyNotApproved,
+    /// Stored under no key version that is in use.
+    VersionGone,
+    /// The share goes out.
+    Released,
+    /// Refused: frozen.
+    Frozen,
+    /// Refused: no share of this key here.
+    NotHeld,
+    /// Refused: held for another chat.
+    WrongChat,
+    /// Refused: the request id was used for another request.
+    RequestMismatch,
+    /// Refused: not this home's key.
+    NotAuthorised,
+    /// Destroyed now.
+    Destroyed,
+    /// Refused by the rules of `Abandon`.
+    Refused,
+}
+
+/// One key of an entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyLine {
+    /// The dealing.
+    pub key: KeyId,
+    /// Its chat: an index into the entry's `chats`.
+    pub chat: u16,
+    /// What happened.
+    pub outcome: KeyOutcome,
+    /// The wrapping version of the share concerned.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub version: Option<u32>,
+}
+
+/// An officer or operator, as an entry names one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorMark {
+    /// The name in the certificate.
+    pub name: String,
+    /// Hash of the certificate.
+    pub certificate: HexBytes<32>,
+}
+
+/// The subject of a freeze, thaw or erasure, without naming a chat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// Everything the custodian holds.
+    All,
+    /// The chats of the entry.
+    Chats,
+}
+
+/// One entry. Its JSON is what is hashed, published and kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// [`FORMAT`].
+    pub format: u8,
+    /// Whose log.
+    pub custodian: CustodianId,
+    /// Place in the log, from 0.
+    pub index: u64,
+    /// Entry time: never earlier than the entry before.
+    pub time_ms: WallMs,
+    /// What it records.
+    pub kind: EntryKind,
+    /// Whether the command as a whole took effect.
+    pub done: bool,
+    /// Why it did not, in words.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub refused: Option<String>,
+    /// The caller's request id.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub request: Option<RequestId>,
+    /// The home that asked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub home: Option<HomeId>,
+    /// The node: of the home that asked, or of this custodian in key entries.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub node: Option<NodeId>,
+    /// The operator who acted.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub operator: Option<OperatorMark>,
+    /// Why, as stated by whoever asked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason: Option<String>,
+    /// Hash of the authority shown.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub authority: Option<HexBytes<32>>,
+    /// Hash of the lease key shares are sealed to.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub lease_key: Option<HexBytes<32>>,
+    /// The policy approved.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub policy: Option<PolicyId>,
+    /// `sealing` or `wrapping`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub key_kind: Option<String>,
+    /// The key version concerned.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub version: Option<u32>,
+    /// Hash of the public statement of a sealing version.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub statement: Option<HexBytes<32>>,
+    /// The voters from now on.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub voters: Vec<NodeId>,
+    /// What a freeze or thaw covers.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub scope: Option<Subject>,
+    /// Former entries whose openings were erased.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub entries: Vec<u64>,
+    /// Chats, each as HMAC-SHA-256 under a salt of its own.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub chats: Vec<HexBytes<32>>,
+    /// Keys and what happened to each.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub keys: Vec<KeyLine>,
+    /// Random bytes that blind the leaf hash.
+    pub blinding: HexBytes<16>,
+}
+
+/// The entry does not fit its limit. Commands are limited so that this cannot happen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("log entry of {bytes} bytes; at most {ENTRY_BYTES_MAX} fit")]
+pub struct EntryTooLarge {
+    /// Its size.
+    pub bytes: usize,
+}
+
+impl Entry {
+    /// An entry with nothing but what every entry has.
+    pub fn new(
+        custodian: CustodianId,
+        index: u64,
+        time_ms: WallMs,
+        kind: EntryKind,
+        blinding: [u8; 16],
+    ) -> Self {
+        Self {
+            format: FORMAT,
+            custodian,
+            index,
+            time_ms,
+            kind,
+            done: true,
+            refused: None,
+            request: None,
+            home: None,
+            node: None,
+            operator: None,
+            reason: None,
+            authority: None,
+            lease_key: None,
+            policy: None,
+            key_kind: None,
+            version: None,
+            statement: None,
+            voters: Vec::new(),
+            scope: None,
+            entries: Vec::new(),
+            chats: Vec::new(),
+            keys: Vec::new(),
+            blinding: HexBytes(blinding),
+        }
+    }
+
+    /// The bytes that are hashed and kept.
+    ///
+    /// # Errors
+    /// [`EntryTooLarge`] above [`ENTRY_BYTES_MAX`].
+    pub fn to_json(&self) -> Result<Vec<u8>, EntryTooLarge> {
+        let bytes = serde_json::to_vec(self).expect("no map keys and no failing Serialize in here");
+        if bytes.len() > ENTRY_BYTES_MAX {
+            return Err(EntryTooLarge { bytes: bytes.len() });
+        }
+        Ok(bytes)
+    }
+
+    /// Reads an entry back, as an auditor does.
+    ///
+    /// # Errors
+    /// What `serde_json` says; unknown fields are refused.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(bytes)
+    }
+}
+
+/// What an opening opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OpeningKind {
+    /// An account; with signed grants.
+    Account,
+    /// A device; with signed grants.
+    Device,
+    /// A chat.
+    Chat,
+}
+
+impl OpeningKind {
+    fn label(self) -> &'static [u8] {
+        match self {
+            OpeningKind::Account => b"quorate/log/account/1\0",
+            OpeningKind::Device => b"quorate/log/device/1\0",
+            OpeningKind::Chat => b"quorate/log/chat/1\0",
+        }
+    }
+}
+
+/// Salt and value behind one commitment of an entry. Erasable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opening {
+    /// What it opens.
+    pub kind: OpeningKind,
+    /// The salt.
+    pub salt: HexBytes<32>,
+    /// The value.
+    pub value: HexBytes<32>,
+}
+
+impl Opening {
+    /// The commitment this opens: HMAC-SHA-256 with the salt as key.
+    pub fn commitment(&self) -> Hash {
+        let mut mac =
+            <Hmac<Sha256>>::new_from_slice(&self.salt.0).expect("HMAC takes keys of any length");
+        mac.update(self.kind.label());
+        mac.update(&self.value.0);
+        mac.finalize().into_bytes().into()
+    }
+}
+
+/// The random bytes of one entry, drawn by the leader before it proposes.
+///
+/// The salts of an entry come from one fresh seed by HMAC: as independent as
+/// drawn ones to whoever lacks the seed, at 32 bytes a command instead of 32 a
+/// chat. The seed itself is kept nowhere but in the raft log, until it is purged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blinds {
+    /// Stands in the entry.
+    pub blinding: [u8; 16],
+    /// Salts derive from it.
+    pub salt_seed: [u8; 32],
+}
+
+impl Blinds {
+    /// Fresh ones.
+    pub fn draw<R: CryptoRng + ?Sized>(rng: &mut R) -> Self {
+        let mut out = Self {
+            blinding: [0; 16],
+            salt_seed: [0; 32],
+        };
+        rng.fill_bytes(&mut out.blinding);
+        rng.fill_bytes(&mut out.salt_seed);
+        out
+    }
+
+    /// The opening of the entry's `n`-th chat.
+    pub fn chat(&self, n: u16, chat: &ChatId) -> Opening {
+        let mut mac =
+            <Hmac<Sha256>>::new_from_slice(&self.salt_seed).expect("HMAC takes keys of any length");
+        mac.update(b"quorate/log/salt/1\0");
+        mac.update(&n.to_be_bytes());
+        Opening {
+            kind: OpeningKind::Chat,
+            salt: HexBytes(mac.finalize().into_bytes().into()),
+            value: HexBytes(chat.0),
+        }
+    }
+}
