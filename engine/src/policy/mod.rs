@@ -1,4 +1,30 @@
-//! Policies (contract stub; bodies follow).
+//! Policies: which sets of custodians may open, and what that implies.
+//!
+//! ```text
+//! TOML + descriptors' facts ──load──▶ PolicyFile { NamedPolicy { Policy, Margins, names } }
+//!                                                     │ canonical bytes ─▶ PolicyId
+//!                                                     ├ structure ─▶ sharing::split
+//!                                                     └ analyse ─▶ Report (explain, lint)
+//! ```
+//!
+//! A [`Policy`] exists only if it is valid: thresholds that can be met, at least
+//! two custodians needed, each custodian once, and few enough minimal sets to be
+//! enumerated. What needs the world's facts (owners, jurisdictions, declared
+//! blocs) is checked once, when a policy file is loaded; the rule itself is in
+//! the algebra of `sharing`, never in an `if` here. The worst bugs of comparable
+//! systems were an AND gate whose child got the whole secret, and approvals that
+//! counted as given when omitted: hence the subset walk in
+//! `engine/tests/secrecy.rs` and thresholds that have no default.
+//!
+//! Deliberately not here: who approved a policy (officers), placement of shares.
+
+mod canonical;
+mod sets;
+
+pub use canonical::{
+    POLICY_BYTES_MAX, POLICY_CUSTODIANS_MAX, POLICY_GATES_DEPTH_MAX, POLICY_SETS_MAX, PolicyError,
+};
+
 use crate::types::{CustodianId, PolicyId, Structure};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,19 +45,42 @@ pub struct Margins {
     pub require_margin: bool,
 }
 
-/// Why a policy is refused (placeholder).
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("stub")]
-pub struct PolicyError;
-
 impl Policy {
+    /// Puts a tree into canonical order (each gate's children by the smallest
+    /// custodian below them), checks it and names it. `identities` gives the hash
+    /// of every custodian's identity key, of exactly those in the tree.
+    ///
+    /// # Errors
+    /// [`PolicyError`] with the reason and the way out.
+    pub fn new(
+        structure: Structure,
+        identities: BTreeMap<CustodianId, [u8; 32]>,
+    ) -> Result<Self, PolicyError> {
+        let structure = canonical::sorted(structure)?;
+        canonical::check(&structure, &identities)?;
+        let id = canonical::id_of(&canonical::encode(&structure, &identities));
+        Ok(Self {
+            structure,
+            identities,
+            id,
+        })
+    }
     /// Canonical bytes: what is hashed to the id, stored and sent.
     pub fn canonical(&self) -> Vec<u8> {
-        todo!()
+        canonical::encode(&self.structure, &self.identities)
     }
     /// Parses and validates canonical bytes (structural rules only; declared blocs and entities are checked when a policy file is loaded).
-    pub fn from_canonical(_bytes: &[u8]) -> Result<Self, PolicyError> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`PolicyError`]; bytes that are not exactly what [`Policy::canonical`]
+    /// gives for some valid policy are refused.
+    pub fn from_canonical(bytes: &[u8]) -> Result<Self, PolicyError> {
+        let (structure, identities) = canonical::decode(bytes)?;
+        let policy = Self::new(structure, identities)?;
+        if policy.canonical() != bytes {
+            return Err(PolicyError::NotCanonical);
+        }
+        Ok(policy)
     }
     /// Its id.
     pub fn id(&self) -> PolicyId {
@@ -45,28 +94,38 @@ impl Policy {
     pub fn identities(&self) -> &BTreeMap<CustodianId, [u8; 32]> {
         &self.identities
     }
+    /// All its custodians.
+    pub fn custodians(&self) -> BTreeSet<CustodianId> {
+        self.identities.keys().cloned().collect()
+    }
     /// Whether this set of custodians may open.
-    pub fn satisfied_by(&self, _set: &BTreeSet<CustodianId>) -> bool {
-        todo!()
+    pub fn satisfied_by(&self, set: &BTreeSet<CustodianId>) -> bool {
+        sets::satisfied(&self.structure, set)
     }
     /// How many members of `set`, whichever they are, may be lost before the rest no longer satisfies; `None` when `set` itself does not.
-    pub fn margin_of(&self, _set: &BTreeSet<CustodianId>) -> Option<usize> {
-        todo!()
+    pub fn margin_of(&self, set: &BTreeSet<CustodianId>) -> Option<usize> {
+        sets::cost_to_break(&self.structure, set).checked_sub(1)
     }
     /// All minimal authorised sets, smallest first.
     pub fn minimal_authorised_sets(&self) -> Vec<BTreeSet<CustodianId>> {
-        todo!()
+        self.what_would_suffice(&BTreeSet::new(), &BTreeSet::new())
     }
     /// All minimal sets whose absence blocks every opening.
     pub fn minimal_blocking_sets(&self) -> Vec<BTreeSet<CustodianId>> {
-        todo!()
+        sets::smallest_first(sets::minimal_blocking(&self.structure))
     }
     /// Minimal additions to `have` (out of custodians not in `excluded`) that would satisfy; empty when none can.
+    ///
+    /// When `have` satisfies already, the one addition is the empty set. A
+    /// custodian both in `have` and `excluded` counts as had.
     pub fn what_would_suffice(
         &self,
-        _have: &BTreeSet<CustodianId>,
-        _excluded: &BTreeSet<CustodianId>,
+        have: &BTreeSet<CustodianId>,
+        excluded: &BTreeSet<CustodianId>,
     ) -> Vec<BTreeSet<CustodianId>> {
-        todo!()
+        sets::smallest_first(sets::minimal_additions(&self.structure, have, excluded))
     }
 }
+
+#[cfg(test)]
+mod tests;
