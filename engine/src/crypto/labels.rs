@@ -1,1 +1,120 @@
-//! Labels (stub).
+//! Every domain-separation label of the engine, in one place and frozen.
+//!
+//! A label says what a key, a digest or a signature is for. Two uses under one
+//! label would let a value made for the one be shown for the other, so labels
+//! are distinct, none is the beginning of another (a test holds both), and a
+//! change of meaning takes a new number at the end, never the old text.
+//! Layouts are in `docs/format.md`.
+
+macro_rules! labels {
+    ($($(#[$doc:meta])* $name:ident = $text:literal;)+) => {
+        $($(#[$doc])* pub const $name: &str = $text;)+
+        /// All of them, for the tests and for the format page.
+        pub const ALL: &[(&str, &str)] = &[$((stringify!($name), $text)),+];
+    };
+}
+
+labels! {
+    /// Subkey that seals records of a chat.
+    SUBKEY_MESSAGE = "quorate/subkey/message/1";
+    /// Subkey that wraps blob keys.
+    SUBKEY_BLOB_WRAP = "quorate/subkey/blob-wrap/1";
+    /// Subkey for a search index.
+    SUBKEY_INDEX = "quorate/subkey/index/1";
+    /// Subkey for keyed digests of content.
+    SUBKEY_DIGEST = "quorate/subkey/digest/1";
+    /// The value that commits to a data key; public, unlike the subkeys.
+    KEY_CHECK = "quorate/subkey/check/1";
+    /// Associated data of a sealed record.
+    RECORD = "quorate/record/1";
+    /// HPKE `info` of shares dealt to a custodian's sealing key.
+    SEAL_DEAL = "quorate/seal/deal/1";
+    /// HPKE `info` of shares released to a lease key.
+    SEAL_RELEASE = "quorate/seal/release/1";
+    /// HPKE exporter context of one share's key.
+    SHARE_EXPORT = "quorate/share/export/1";
+    /// Associated data of a share dealt to a custodian.
+    SHARE_DEALT = "quorate/share/dealt/1";
+    /// Associated data of a share released to a lease key.
+    SHARE_RELEASED = "quorate/share/released/1";
+    /// Associated data of a share at rest.
+    SHARE_WRAPPED = "quorate/share/wrapped/1";
+    /// Commitment to one leaf's share of one dealing.
+    SHARE_COMMITMENT = "quorate/share/commitment/1";
+    /// Hash of a sealing or lease public key.
+    RECIPIENT_HASH = "quorate/recipient-hash/1";
+    /// Key that vault entries are encrypted under, derived from the root key.
+    VAULT_KEY = "quorate/vault/key/1";
+    /// Associated data of a vault entry.
+    VAULT_ENTRY = "quorate/vault/entry/1";
+    /// Associated data of a blob key under `blob-wrap`.
+    BLOB_KEY = "quorate/blob/key/1";
+    /// Associated data of one chunk of a blob.
+    BLOB_CHUNK = "quorate/blob/chunk/1";
+    /// Associated data of a blob's manifest.
+    BLOB_MANIFEST = "quorate/blob/manifest/1";
+    /// A custodian's signed sealing-key statement.
+    SIGN_SEALING_KEY = "quorate/sealing-key/1";
+    /// A custodian's signed receipt of a release.
+    SIGN_RECEIPT = "quorate/receipt/1";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_distinct_and_none_begins_another() {
+        for (i, (name, a)) in ALL.iter().enumerate() {
+            assert!(a.starts_with("quorate/") && a.ends_with("/1"), "{name}");
+            assert!(
+                a.bytes().all(|b| b.is_ascii_lowercase()
+                    || b.is_ascii_digit()
+                    || b == b'/'
+                    || b == b'-')
+            );
+            for (other, b) in &ALL[i + 1..] {
+                assert!(!a.starts_with(b) && !b.starts_with(a), "{name} and {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_whole_table_is_frozen() {
+        let text: String = ALL.iter().map(|(n, l)| format!("{n}={l}\n")).collect();
+        assert_eq!(
+            blake3::hash(text.as_bytes()).to_hex().as_str(),
+            "5fe813b2173773100aec647dfb98012994a910e174ce0e2e33d11332b0aa6e75",
+            "a label was changed or added: existing labels never change; for an addition, freeze the new table here"
+        );
+    }
+
+    #[test]
+    fn statements_are_signed_under_their_labels() {
+        use crate::custody::protocol::{Receipt, SealingKeyStatement};
+        use crate::types::{CustodianId, DeploymentId, RequestId};
+        let custodian = CustodianId::new("ch").unwrap();
+        let statement = SealingKeyStatement {
+            custodian: custodian.clone(),
+            version: 1,
+            public: crate::crypto::seal::RecipientPublic(vec![]),
+            expires_ms: 0,
+            signature: vec![],
+        };
+        let receipt = Receipt {
+            custodian,
+            entry: 0,
+            leaf: [0; 32],
+            time_ms: 0,
+            request: RequestId([0; 16]),
+            signature: vec![],
+        };
+        let deployment = DeploymentId([0; 16]);
+        for (bytes, label) in [
+            (statement.signed_bytes(&deployment), SIGN_SEALING_KEY),
+            (receipt.signed_bytes(&deployment), SIGN_RECEIPT),
+        ] {
+            assert!(bytes.starts_with(label.as_bytes()) && bytes[label.len()] == 0);
+        }
+    }
+}

@@ -102,6 +102,11 @@ byte_id!(
     SessionId, 16
 );
 
+byte_id!(
+    /// A large object; fresh random bytes.
+    BlobId, 16
+);
+
 macro_rules! name_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

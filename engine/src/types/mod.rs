@@ -8,7 +8,7 @@ pub mod secret;
 pub mod structure;
 
 pub use ids::{
-    ChatId, CustodianId, DeploymentId, EpochNo, HomeId, KeyId, MessageId, NodeId, PolicyId,
+    BlobId, ChatId, CustodianId, DeploymentId, EpochNo, HomeId, KeyId, MessageId, NodeId, PolicyId,
     RequestId, Revision, SessionId,
 };
 pub use kv::{Kv, KvError, KvRead};
