@@ -3,6 +3,8 @@
 //! These types convert at the border; nothing below imports them. The OpenAPI
 //! document at `/v1/openapi.json` is generated from them.
 
+pub mod operator;
+
 use crate::types::Outcome;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

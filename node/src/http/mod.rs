@@ -20,8 +20,10 @@
 
 pub mod client;
 pub mod envelope;
+pub mod health;
 pub mod input;
 pub mod openapi;
+pub mod operator;
 pub mod problem;
 pub mod serve;
 pub mod tls;
