@@ -9,7 +9,10 @@
 //! Deliberately not here: any decision about who may read what. That is the
 //! engine's, so that it can be tested exhaustively without sockets or disks.
 
+pub mod config;
 pub mod embedded;
 pub mod home;
 pub mod http;
+pub mod peer;
+pub mod pki;
 pub mod raft;
