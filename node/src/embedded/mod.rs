@@ -3,4 +3,5 @@
 //! Real TLS over loopback, real raft, real files; only the separation of
 //! entities is missing, because one hand made all the keys. It says so.
 
+pub mod layout;
 pub mod topology;
