@@ -34,13 +34,17 @@ pub enum LayoutError {
     #[error(transparent)]
     File(#[from] FileError),
     /// The directory holds something already.
-    #[error("{0} exists and is not empty; choose another directory, or remove it if its data may go")]
+    #[error(
+        "{0} exists and is not empty; choose another directory, or remove it if its data may go"
+    )]
     Exists(PathBuf),
     /// Bad host or store in the topology's options.
     #[error("topology options: {0}")]
     Option(String),
     /// No free ports.
-    #[error("no free TCP ports between {PORT_FIRST} and {PORT_LAST} on {0}; stop what listens there, or set options.base_port")]
+    #[error(
+        "no free TCP ports between {PORT_FIRST} and {PORT_LAST} on {0}; stop what listens there, or set options.base_port"
+    )]
     Ports(IpAddr),
     /// `layout.toml` cannot be understood.
     #[error("{path}: {reason}")]
@@ -109,7 +113,10 @@ impl Layout {
     pub fn load(dir: &Path) -> Result<Self, LayoutError> {
         let path = dir.join("layout.toml");
         let text = String::from_utf8_lossy(&files::read(&path)?).into_owned();
-        toml::from_str(&text).map_err(|e| LayoutError::LayoutFile { path, reason: e.to_string() })
+        toml::from_str(&text).map_err(|e| LayoutError::LayoutFile {
+            path,
+            reason: e.to_string(),
+        })
     }
 
     /// The home.
@@ -138,9 +145,17 @@ struct Ports {
 impl Ports {
     fn new(host: IpAddr, base: Option<u16>) -> Self {
         match base {
-            Some(next) if next != 0 => Self { host, next, fixed: true },
+            Some(next) if next != 0 => Self {
+                host,
+                next,
+                fixed: true,
+            },
             // Start somewhere else each time: several test deployments run side by side.
-            _ => Self { host, next: rand::random_range(PORT_FIRST..PORT_LAST), fixed: false },
+            _ => Self {
+                host,
+                next: rand::random_range(PORT_FIRST..PORT_LAST),
+                fixed: false,
+            },
         }
     }
 
@@ -169,16 +184,25 @@ pub fn lay_out(topology: &Topology, dir: &Path) -> Result<Layout, LayoutError> {
         return Err(LayoutError::Exists(dir.to_owned()));
     }
     files::make_dir(dir)?;
-    let dir = std::fs::canonicalize(dir).map_err(|source| FileError::Io { path: dir.to_owned(), source })?;
+    let dir = std::fs::canonicalize(dir).map_err(|source| FileError::Io {
+        path: dir.to_owned(),
+        source,
+    })?;
     let options = &topology.options;
     let host = options.host.as_deref().unwrap_or("127.0.0.1");
-    let host: IpAddr = host.parse().map_err(|_| LayoutError::Option(format!("host {host:?} is not an IP address")))?;
+    let host: IpAddr = host
+        .parse()
+        .map_err(|_| LayoutError::Option(format!("host {host:?} is not an IP address")))?;
     let mut ports = Ports::new(host, options.base_port);
     let deployment = entity::new_deployment()?;
     let mut entities = Vec::new();
     let mut clusters = Vec::new();
-    let all = std::iter::once((ClusterRole::Home, &topology.home))
-        .chain(topology.custodians.iter().map(|c| (ClusterRole::Custodian, c)));
+    let all = std::iter::once((ClusterRole::Home, &topology.home)).chain(
+        topology
+            .custodians
+            .iter()
+            .map(|c| (ClusterRole::Custodian, c)),
+    );
     for (role, spec) in all {
         let (entity, cluster) = entity_of(topology, &dir, deployment, role, spec, &mut ports)?;
         entities.push(entity);
@@ -191,7 +215,11 @@ pub fn lay_out(topology: &Topology, dir: &Path) -> Result<Layout, LayoutError> {
             }
         }
     }
-    let layout = Layout { deployment, dir: dir.clone(), clusters };
+    let layout = Layout {
+        deployment,
+        dir: dir.clone(),
+        clusters,
+    };
     let text = toml::to_string(&layout).expect("a layout is plain strings and numbers");
     files::create(&dir.join("layout.toml"), text.as_bytes(), Access::Public)?;
     Ok(layout)
@@ -210,7 +238,11 @@ fn entity_of(
         None | Some("redb") => StoreKind::Redb,
         Some("sled") => StoreKind::Sled,
         Some("memory") => StoreKind::Memory,
-        Some(other) => return Err(LayoutError::Option(format!("store {other:?}: choose redb, sled or memory"))),
+        Some(other) => {
+            return Err(LayoutError::Option(format!(
+                "store {other:?}: choose redb, sled or memory"
+            )));
+        }
     };
     let mut raft = RaftOptions::default();
     if let Some(n) = options.snapshot_entries {
@@ -230,7 +262,11 @@ fn entity_of(
             peer: ports.take()?,
             operator: ports.take()?,
             health: ports.take()?,
-            client: if role == ClusterRole::Home { Some(ports.take()?) } else { None },
+            client: if role == ClusterRole::Home {
+                Some(ports.take()?)
+            } else {
+                None
+            },
         };
         layouts.push(NodeLayout {
             id,
@@ -241,7 +277,12 @@ fn entity_of(
             client: listen.client,
         });
         let names = vec![ports.host.to_string(), "localhost".to_owned()];
-        nodes.push(NodeSpec { id, peer: listen.peer.to_string(), listen, names });
+        nodes.push(NodeSpec {
+            id,
+            peer: listen.peer.to_string(),
+            listen,
+            names,
+        });
     }
     let entity = entity::init(
         &entity_dir,
@@ -281,4 +322,47 @@ fn entity_of(
 /// Sockets a deployment of `nodes` nodes takes at most.
 pub fn ports_needed(nodes: usize) -> usize {
     nodes * PORTS_PER_NODE as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::pki::TrustStore;
+
+    #[test]
+    fn a_laid_out_deployment_loads_and_everyone_trusts_everyone() {
+        let tmp = tempfile::tempdir().unwrap();
+        let layout = lay_out(&Topology::default_deployment(), tmp.path()).unwrap();
+        assert_eq!(Layout::load(tmp.path()).unwrap(), layout);
+        assert_eq!(
+            layout.clusters.iter().map(|c| c.nodes.len()).sum::<usize>(),
+            21
+        );
+        let mut sockets = std::collections::BTreeSet::new();
+        for cluster in &layout.clusters {
+            for node in &cluster.nodes {
+                let config = Config::load(&node.config).unwrap();
+                assert_eq!(config.deployment, layout.deployment);
+                let trust = TrustStore::load(&config.trust.own, &config.trust.dir).unwrap();
+                assert_eq!(trust.custodians().len(), 6);
+                for at in [
+                    Some(node.peer),
+                    Some(node.operator),
+                    Some(node.health),
+                    node.client,
+                ]
+                .into_iter()
+                .flatten()
+                {
+                    assert!(sockets.insert(at), "{at} was given twice");
+                }
+            }
+        }
+        assert!(sockets.len() <= ports_needed(21));
+        assert!(matches!(
+            lay_out(&Topology::default_deployment(), tmp.path()),
+            Err(LayoutError::Exists(_))
+        ));
+    }
 }
