@@ -98,7 +98,7 @@ async fn pass(State(plane): State<Arc<Plane>>, mut request: Request, next: Next)
         Err(failure) => (fresh(), failure.into_response()),
         Ok(id) => {
             request.extensions_mut().insert(InRequest(id));
-            (id, admitted(&plane, &method, request, next).await)
+            (id, admitted(&plane, &method, id, request, next).await)
         }
     };
     let reply = finish(reply, id);
@@ -126,7 +126,13 @@ fn known_method(method: &Method) -> &'static str {
     }
 }
 
-async fn admitted(plane: &Plane, method: &Method, request: Request, next: Next) -> Response {
+async fn admitted(
+    plane: &Plane,
+    method: &Method,
+    id: RequestId,
+    request: Request,
+    next: Next,
+) -> Response {
     let Ok(_permit) = plane.permits.try_acquire() else {
         return Failure::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -156,15 +162,19 @@ async fn admitted(plane: &Plane, method: &Method, request: Request, next: Next) 
     let work = AssertUnwindSafe(next.run(request)).catch_unwind();
     match tokio::time::timeout(Duration::from_millis(plane.limits.request_ms_max), work).await {
         Ok(Ok(reply)) => reply,
-        Ok(Err(_panic)) => Failure::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "A bug in the node",
-            "the request met a bug; the node's log has it under this request id",
-            next_step,
-        )
-        .outcome(outcome)
-        .into_response(),
+        Ok(Err(_panic)) => {
+            // The panic hook has printed where; this line ties it to the request.
+            tracing::error!(request = %id, plane = plane.name, "a request met a bug");
+            Failure::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "A bug in the node",
+                "the request met a bug; the node's log has it under this request id",
+                next_step,
+            )
+            .outcome(outcome)
+            .into_response()
+        }
         Err(_elapsed) => Failure::new(
             StatusCode::GATEWAY_TIMEOUT,
             "timeout",

@@ -45,7 +45,7 @@ pub async fn json<T: DeserializeOwned>(
             "send the body as JSON with the header content-type: application/json",
         ));
     }
-    let bytes = collect(headers, body, max).await?;
+    let bytes = collect(headers, body, max, BODY_MS_MAX).await?;
     match serde_json::from_slice(&bytes) {
         Ok(value) => Ok((value, bytes.len())),
         Err(e) => {
@@ -67,7 +67,7 @@ pub async fn json<T: DeserializeOwned>(
     }
 }
 
-async fn collect(headers: &HeaderMap, body: Body, max: usize) -> Handled<Bytes> {
+async fn collect(headers: &HeaderMap, body: Body, max: usize, ms_max: u64) -> Handled<Bytes> {
     let declared = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok())
@@ -93,14 +93,14 @@ async fn collect(headers: &HeaderMap, body: Body, max: usize) -> Handled<Bytes> 
         }
         Ok(out.freeze())
     };
-    tokio::time::timeout(Duration::from_millis(BODY_MS_MAX), read)
+    tokio::time::timeout(Duration::from_millis(ms_max), read)
         .await
         .unwrap_or_else(|_| {
             Err(Failure::new(
                 StatusCode::REQUEST_TIMEOUT,
                 "body_timeout",
                 "The body did not arrive in time",
-                format!("the body was not complete after {BODY_MS_MAX} ms"),
+                format!("the body was not complete after {ms_max} ms"),
                 "send the request again, in smaller pieces if the line is slow",
             ))
         })
@@ -290,4 +290,33 @@ pub fn none_match(headers: &HeaderMap, revision: Revision) -> bool {
         .flat_map(|v| v.split(','))
         .map(str::trim)
         .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_stalls_is_a_timeout_and_nothing_was_done() {
+        let first = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{"))]);
+        let stalls = Body::from_stream(first.chain(futures::stream::pending()));
+        let failure = collect(&HeaderMap::new(), stalls, 100, 50)
+            .await
+            .expect_err("a body that never ends");
+        assert_eq!(
+            (failure.status().as_u16(), failure.code()),
+            (408, "body_timeout")
+        );
+        let breaks = Body::from_stream(futures::stream::iter([
+            Ok(Bytes::from_static(b"{")),
+            Err(std::io::Error::other("reset")),
+        ]));
+        let failure = collect(&HeaderMap::new(), breaks, 100, 50)
+            .await
+            .expect_err("a body that breaks off");
+        assert_eq!(
+            (failure.status().as_u16(), failure.code()),
+            (400, "body_cut_short")
+        );
+    }
 }

@@ -27,3 +27,6 @@ pub mod operator;
 pub mod problem;
 pub mod serve;
 pub mod tls;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,391 @@
+//! The operator plane (who may call, and what it passes on) and the health plane.
+
+use super::fixture::{Ca, Identity, Reply, connect, request, send, start};
+use crate::http::health::{self, GroupHash, HealthApi, Readiness};
+use crate::http::operator::{
+    self, Operator, OperatorApi, OperatorError, OperatorResult, OwnCluster,
+};
+use crate::http::serve::{Running, ServeLimits};
+use crate::http::tls;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use quorate_engine::api::operator::{
+    AddNode, ClusterView, OperatorDone, OperatorStatus, RemoveNode, TransferLeader,
+};
+use quorate_engine::custody::protocol::{FreezeScope, KeyRef};
+use quorate_engine::types::Outcome;
+use std::sync::{Arc, Mutex};
+use tokio::net::TcpStream;
+
+#[derive(Default)]
+struct FakeNode {
+    done: Mutex<Vec<String>>,
+    fails: Mutex<Option<OperatorError>>,
+}
+
+impl FakeNode {
+    fn note(&self, text: String) -> BoxFuture<'_, OperatorResult<OperatorDone>> {
+        async move {
+            if let Some(error) = self.fails.lock().unwrap().clone() {
+                return Err(error);
+            }
+            self.done.lock().unwrap().push(text.clone());
+            Ok(OperatorDone {
+                detail: text,
+                entry: Some(7),
+                index: Some(9),
+            })
+        }
+        .boxed()
+    }
+}
+
+impl OperatorApi for FakeNode {
+    fn status(&self) -> BoxFuture<'_, OperatorStatus> {
+        async {
+            OperatorStatus {
+                deployment: "d".into(),
+                role: "custodian".into(),
+                cluster: "ch".into(),
+                node: 1,
+                version: "0".into(),
+                unlocked: true,
+                groups: Vec::new(),
+                freezes: Vec::new(),
+                certificate_expires_ms: None,
+                warnings: Vec::new(),
+            }
+        }
+        .boxed()
+    }
+    fn cluster(&self) -> BoxFuture<'_, OperatorResult<ClusterView>> {
+        let view = ClusterView {
+            cluster: "ch".into(),
+            members: Vec::new(),
+            groups: Vec::new(),
+        };
+        async move { Ok(view) }.boxed()
+    }
+    fn add_node(&self, by: Operator, r: AddNode) -> BoxFuture<'_, OperatorResult<OperatorDone>> {
+        self.note(format!("{} adds {} at {}", by.name, r.node, r.address))
+    }
+    fn remove_node(
+        &self,
+        by: Operator,
+        r: RemoveNode,
+    ) -> BoxFuture<'_, OperatorResult<OperatorDone>> {
+        self.note(format!("{} removes {}", by.name, r.node))
+    }
+    fn transfer_leader(
+        &self,
+        by: Operator,
+        r: TransferLeader,
+    ) -> BoxFuture<'_, OperatorResult<OperatorDone>> {
+        self.note(format!("{} gives {} to {}", by.name, r.group, r.to))
+    }
+    fn freeze(
+        &self,
+        by: Operator,
+        scope: FreezeScope,
+        reason: String,
+    ) -> BoxFuture<'_, OperatorResult<OperatorDone>> {
+        let all = scope == FreezeScope::All;
+        self.note(format!("{} freezes all={all}: {reason}", by.name))
+    }
+    fn thaw(
+        &self,
+        by: Operator,
+        scope: FreezeScope,
+        reason: String,
+    ) -> BoxFuture<'_, OperatorResult<OperatorDone>> {
+        let all = scope == FreezeScope::All;
+        self.note(format!("{} thaws all={all}: {reason}", by.name))
+    }
+    fn shred(
+        &self,
+        by: Operator,
+        keys: Vec<KeyRef>,
+        reason: String,
+    ) -> BoxFuture<'_, OperatorResult<OperatorDone>> {
+        self.note(format!("{} shreds {}: {reason}", by.name, keys.len()))
+    }
+}
+
+struct Plane {
+    node: Arc<FakeNode>,
+    ca: Ca,
+    running: Running,
+}
+
+impl Plane {
+    async fn new() -> Self {
+        let (node, ca) = (Arc::new(FakeNode::default()), Ca::new());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(ca.roots(), provider)
+                .build()
+                .unwrap();
+        let (chain, key) = ca.issue(&[]);
+        let config = tls::server_config(chain, key, Some(verifier)).unwrap();
+        let own = OwnCluster {
+            deployment: "dep".into(),
+            cluster: "ch".into(),
+        };
+        let router = operator::router(node.clone(), own);
+        let running = start(router, Some(tls::fixed(config)), ServeLimits::default()).await;
+        Self { node, ca, running }
+    }
+    async fn call_as(&self, who: Identity, method: &str, path: &str, body: &str) -> Reply {
+        let config = self.ca.connector(Some(who));
+        let stream = connect(self.running.address, config).await.unwrap();
+        send(stream, request(method, path, body, &[])).await
+    }
+    async fn call(&self, method: &str, path: &str, body: &str) -> Reply {
+        let alice = self.ca.issue(&["quorate://dep/operator/ch/alice"]);
+        self.call_as(alice, method, path, body).await
+    }
+}
+
+#[tokio::test]
+async fn operators_reach_every_route() {
+    let plane = Plane::new().await;
+    for path in ["/v1/status", "/v1/cluster"] {
+        let reply = plane.call("GET", path, "").await;
+        assert_eq!(
+            (reply.status.as_u16(), &reply.json()["cluster"]),
+            (200, &"ch".into())
+        );
+    }
+    let chat = "ab".repeat(32);
+    let key = format!(r#"{{"chat":"{chat}","key_id":"{}"}}"#, "cd".repeat(16));
+    let calls = [
+        (
+            "/v1/freeze",
+            r#"{"scope":"all","reason":"seized"}"#.to_owned(),
+            "alice freezes all=true: seized",
+        ),
+        (
+            "/v1/thaw",
+            format!(r#"{{"scope":"{chat}","reason":"over"}}"#),
+            "alice thaws all=false: over",
+        ),
+        (
+            "/v1/shred",
+            format!(r#"{{"keys":[{key},{key}],"reason":"asked"}}"#),
+            "alice shreds 2: asked",
+        ),
+        (
+            "/v1/cluster/add-node",
+            r#"{"node":4,"address":"h:1"}"#.into(),
+            "alice adds 4 at h:1",
+        ),
+        (
+            "/v1/cluster/remove-node",
+            r#"{"node":2}"#.into(),
+            "alice removes 2",
+        ),
+        (
+            "/v1/cluster/transfer-leader",
+            r#"{"group":0,"to":3}"#.into(),
+            "alice gives 0 to 3",
+        ),
+    ];
+    for (path, body, done) in calls {
+        let reply = plane.call("POST", path, &body).await;
+        assert_eq!(reply.status, 200, "{path}: {reply:?}");
+        assert_eq!(reply.json()["detail"], done);
+        assert_eq!(plane.node.done.lock().unwrap().pop().unwrap(), done);
+        plane
+            .call("GET", path, "")
+            .await
+            .problem(405, "method_not_allowed");
+    }
+}
+
+#[tokio::test]
+async fn nobody_else_reaches_any_route() {
+    let plane = Plane::new().await;
+    let wrong: [&[&str]; 8] = [
+        &[],
+        &["quorate://dep/custodian/ch/1"],
+        &["quorate://dep/home/ch/1"],
+        &["quorate://dep/operator/is/alice"],
+        &["quorate://other/operator/ch/alice"],
+        &["quorate://dep/operator/ch/"],
+        &["quorate://dep/operator/ch/alice/more"],
+        &[
+            "quorate://dep/custodian/ch/1",
+            "quorate://dep/operator/ch/alice",
+        ],
+    ];
+    for uris in wrong {
+        let who = || plane.ca.issue(uris);
+        let body = r#"{"scope":"all","reason":"x"}"#;
+        let reply = plane.call_as(who(), "POST", "/v1/freeze", body).await;
+        reply.problem(403, "not_operator");
+        plane
+            .call_as(who(), "GET", "/v1/status", "")
+            .await
+            .problem(403, "not_operator");
+    }
+    assert!(plane.node.done.lock().unwrap().is_empty());
+
+    // Without a certificate, or with one of another authority, TLS itself ends it.
+    let stranger = Ca::new().issue(&["quorate://dep/operator/ch/alice"]);
+    for identity in [None, Some(stranger)] {
+        let config = plane.ca.connector(identity);
+        let refused = match connect(plane.running.address, config).await {
+            Err(_) => true,
+            // In TLS 1.3 the client ends its handshake first: the refusal comes with the reply.
+            Ok(stream) => {
+                let request = request("GET", "/v1/status", "", &[]);
+                super::fixture::try_send(stream, false, request)
+                    .await
+                    .is_err()
+            }
+        };
+        assert!(refused);
+    }
+}
+
+#[tokio::test]
+async fn bad_input_and_refusals_are_problems() {
+    let plane = Plane::new().await;
+    let bad = [
+        (
+            "/v1/freeze",
+            r#"{"scope":"everything","reason":"x"}"#,
+            "body_invalid",
+        ),
+        (
+            "/v1/freeze",
+            r#"{"scope":"all","reason":""}"#,
+            "body_invalid",
+        ),
+        ("/v1/freeze", r#"{"scope":"all"}"#, "body_invalid"),
+        ("/v1/shred", r#"{"keys":[],"reason":"x"}"#, "body_invalid"),
+        (
+            "/v1/shred",
+            r#"{"keys":[{"chat":"1","key_id":"2"}],"reason":"x"}"#,
+            "body_invalid",
+        ),
+        (
+            "/v1/cluster/add-node",
+            r#"{"node":-1,"address":"h:1"}"#,
+            "body_invalid",
+        ),
+        ("/v1/cluster/add-node", "{", "json_invalid"),
+    ];
+    for (path, body, code) in bad {
+        plane.call("POST", path, body).await.problem(400, code);
+    }
+    let unknown = OperatorError::Unavailable {
+        detail: "lost leadership".into(),
+        retry_ms: 2_000,
+        outcome: Outcome::Unknown,
+    };
+    let cases = [
+        (
+            OperatorError::NotHere("x".into()),
+            409,
+            "not_here",
+            Outcome::NotDone,
+        ),
+        (
+            OperatorError::Invalid("x".into()),
+            400,
+            "invalid",
+            Outcome::NotDone,
+        ),
+        (
+            OperatorError::Refused("x".into()),
+            409,
+            "refused",
+            Outcome::NotDone,
+        ),
+        (
+            OperatorError::NotLeader { leader: Some(3) },
+            503,
+            "not_leader",
+            Outcome::NotDone,
+        ),
+        (
+            OperatorError::NotLeader { leader: None },
+            503,
+            "not_leader",
+            Outcome::NotDone,
+        ),
+        (unknown, 503, "unavailable", Outcome::Unknown),
+    ];
+    for (error, status, code, outcome) in cases {
+        *plane.node.fails.lock().unwrap() = Some(error);
+        let reply = plane
+            .call("POST", "/v1/cluster/remove-node", r#"{"node":2}"#)
+            .await;
+        assert_eq!(reply.problem(status, code).outcome, outcome);
+    }
+    let client_routes = plane.call("GET", "/v1/chats", "").await;
+    client_routes.problem(404, "route_unknown");
+}
+
+#[derive(Default)]
+struct FakeHealth {
+    dead: Mutex<bool>,
+    reasons: Mutex<Vec<String>>,
+}
+
+impl HealthApi for FakeHealth {
+    fn live(&self) -> Result<(), String> {
+        if *self.dead.lock().unwrap() {
+            Err("the WAL writer ended".into())
+        } else {
+            Ok(())
+        }
+    }
+    fn ready(&self) -> Readiness {
+        Readiness::of(self.reasons.lock().unwrap().clone())
+    }
+    fn metrics(&self) -> String {
+        "quorate_up 1\n".into()
+    }
+    fn state_hash(&self) -> BoxFuture<'_, Result<Vec<GroupHash>, String>> {
+        let dead = *self.dead.lock().unwrap();
+        async move {
+            if dead {
+                return Err("the store is closed".into());
+            }
+            Ok(vec![GroupHash {
+                group: 0,
+                applied: 5,
+                hash: "aa".into(),
+            }])
+        }
+        .boxed()
+    }
+}
+
+#[tokio::test]
+async fn health_tells_reasons_metrics_and_hashes() {
+    let node = Arc::new(FakeHealth::default());
+    let running = start(health::router(node.clone()), None, ServeLimits::default()).await;
+    let get = async |path: &'static str| {
+        let stream = TcpStream::connect(running.address).await.unwrap();
+        send(stream, request("GET", path, "", &[])).await
+    };
+    assert_eq!(get("/livez").await.status, 200);
+    assert_eq!(get("/readyz").await.json()["ready"], true);
+    let metrics = get("/metrics").await;
+    assert_eq!(metrics.body, b"quorate_up 1\n");
+    assert!(metrics.header("content-type").starts_with("text/plain"));
+    assert_eq!(get("/state-hash").await.json()[0]["applied"], 5);
+
+    *node.reasons.lock().unwrap() = vec!["group 2 has no leader".into()];
+    let waiting = get("/readyz").await;
+    assert_eq!(waiting.status, 503);
+    assert_eq!(waiting.json()["reasons"][0], "group 2 has no leader");
+    *node.dead.lock().unwrap() = true;
+    get("/livez").await.problem(503, "not_live");
+    get("/state-hash").await.problem(503, "no_state_hash");
+    get("/v1/status").await.problem(404, "route_unknown");
+    running.stop().await;
+}
