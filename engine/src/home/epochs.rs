@@ -102,7 +102,8 @@ pub(super) fn intent(cx: &mut Ctx<'_>, intent: EpochIntent) -> Result<Reply, KvE
         abandoned_ms: None,
     };
     rows::put(cx.kv, &dealing_key, &dealing)?;
-    cx.kv.put(&rows::key(table::INTENT, &[&intent.chat.0]), &[])?;
+    cx.kv
+        .put(&rows::key(table::INTENT, &[&intent.chat.0]), &[])?;
     chat.intent = Some((intent.epoch, intent.key_id));
     cx.put_chat(&intent.chat, &chat)?;
     Ok(Reply::Intent(key))
@@ -121,7 +122,10 @@ fn intent_fault(cx: &Ctx<'_>, intent: &EpochIntent) -> Result<Option<String>, Kv
     for leaf in &intent.leaves {
         let Some(sealed) = &leaf.sealed else { continue };
         if sealed.bytes.len() > SEALED_SHARE_BYTES_MAX {
-            return Ok(Some(format!("the share for {} is too long", leaf.custodian)));
+            return Ok(Some(format!(
+                "the share for {} is too long",
+                leaf.custodian
+            )));
         }
         let key = rows::key(table::SESSION, &[&sealed.session.0]);
         match rows::get::<SealSession>(&*cx.kv, &key)? {
@@ -171,7 +175,10 @@ fn one_ack(cx: &mut Ctx<'_>, ack: &EpochAck) -> Result<DealingState, KvError> {
         settle(cx, &mut row, custodian, state, &key_id)?;
     }
     let Some((policy, policy_row)) = cx.policy(&row.policy)? else {
-        return Err(KvError(format!("policy {} of a dealing is gone", row.policy)));
+        return Err(KvError(format!(
+            "policy {} of a dealing is gone",
+            row.policy
+        )));
     };
     let margin = margin(&policy, &row);
     let wanted = usize::from(policy_row.margins.write_margin);
@@ -203,7 +210,10 @@ fn open_if_due(
         return Ok(());
     }
     let Some(mut chat) = cx.chat(&ack.key.chat)? else {
-        return Err(KvError(format!("chat {} of an intent is gone", ack.key.chat)));
+        return Err(KvError(format!(
+            "chat {} of an intent is gone",
+            ack.key.chat
+        )));
     };
     if let Some(open) = chat.open.take() {
         close_row(cx, &ack.key, &open)?;
@@ -243,14 +253,16 @@ fn settle(
     match (leaf.state, to) {
         (LeafState::Pending, _) => {
             if let Some(session) = leaf.session {
-                cx.kv.delete(&rows::outbox_key(custodian, &session, key_id))?;
+                cx.kv
+                    .delete(&rows::outbox_key(custodian, &session, key_id))?;
                 cx.meta.outbox = cx.meta.outbox.saturating_sub(1);
             }
             if to != LeafState::Acked {
                 cx.meta.lost += 1;
             }
         }
-        (LeafState::Expired | LeafState::Refused(_), LeafState::Acked) if leaf.session.is_some() => {}
+        (LeafState::Expired | LeafState::Refused(_), LeafState::Acked)
+            if leaf.session.is_some() => {}
         _ => return Ok(()),
     }
     leaf.state = to;
@@ -291,13 +303,19 @@ pub(super) fn abandon(cx: &mut Ctx<'_>, key: KeyRef) -> Result<Reply, KvError> {
     let row: EpochRow = rows::get(&*cx.kv, &epoch_key)?
         .ok_or_else(|| KvError(format!("the intent of chat {} is gone", key.chat)))?;
     for leaf in &row.leaves {
-        let Some(session) = leaf.session else { continue };
+        let Some(session) = leaf.session else {
+            continue;
+        };
         if leaf.state == LeafState::Pending {
-            cx.kv.delete(&rows::outbox_key(&leaf.custodian, &session, &key.key_id))?;
+            cx.kv
+                .delete(&rows::outbox_key(&leaf.custodian, &session, &key.key_id))?;
             cx.meta.outbox = cx.meta.outbox.saturating_sub(1);
         }
         // Also those that have not acknowledged: the share may be on its way.
-        cx.kv.put(&rows::abandoned_key(&leaf.custodian, &key.key_id), &key.chat.0)?;
+        cx.kv.put(
+            &rows::abandoned_key(&leaf.custodian, &key.key_id),
+            &key.chat.0,
+        )?;
     }
     cx.kv.delete(&epoch_key)?;
     cx.kv.delete(&rows::key(table::INTENT, &[&key.chat.0]))?;
@@ -369,7 +387,10 @@ fn find(cx: &Ctx<'_>, key: &KeyRef) -> Result<Found, KvError> {
     let row: Option<EpochRow> = rows::get(&*cx.kv, &rows::epoch_key(&key.chat, dealing.epoch))?;
     match row {
         Some(row) if row.key_id == key.key_id => Ok(Found::Live(dealing, row)),
-        _ => Err(KvError(format!("the epoch of dealing {} is gone", key.key_id))),
+        _ => Err(KvError(format!(
+            "the epoch of dealing {} is gone",
+            key.key_id
+        ))),
     }
 }
 

@@ -92,6 +92,9 @@ impl FreezeView {
     /// The next moment at which some custodian becomes unknown, if nothing is heard.
     pub fn next_timeout(&self, now: Mono) -> Option<Mono> {
         let heard = self.custodians.values().filter_map(|s| s.heard);
-        heard.map(|at| at + FEED_GRACE_MS + 1).filter(|at| *at > now).min()
+        heard
+            .map(|at| at + FEED_GRACE_MS + 1)
+            .filter(|at| *at > now)
+            .min()
     }
 }

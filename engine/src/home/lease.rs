@@ -5,8 +5,8 @@
 //! `K`: the node puts keys into locked memory, tests use plain values. Whatever
 //! the table lets go of is returned, to be wiped by its drop.
 
-use super::feed::FreezeView;
 use super::LEASE_MS_MAX;
+use super::feed::FreezeView;
 use crate::custody::protocol::{Feed, KeyRef};
 use crate::policy::Policy;
 use crate::types::{CustodianId, EpochNo, KeyId, Mono, PolicyId};
@@ -121,7 +121,9 @@ impl<K> LeaseTable<K> {
     }
     /// Age of the oldest, in milliseconds.
     pub fn oldest_ms(&self, now: Mono) -> u64 {
-        self.ages.first().map_or(0, |(since, _)| now.saturating_sub(*since))
+        self.ages
+            .first()
+            .map_or(0, |(since, _)| now.saturating_sub(*since))
     }
 
     /// Leases a key. Returns what had to go for it.
@@ -221,7 +223,10 @@ impl<K> LeaseTable<K> {
 
     /// When [`LeaseTable::sweep`] wants to be called at the latest.
     pub fn next_timeout(&self, now: Mono) -> Option<Mono> {
-        let age = self.ages.first().map(|(since, _)| since + self.limits.age_ms_max);
+        let age = self
+            .ages
+            .first()
+            .map(|(since, _)| since + self.limits.age_ms_max);
         let silence = self.view.next_timeout(now);
         [age, silence].into_iter().flatten().min()
     }
@@ -237,7 +242,11 @@ impl<K> LeaseTable<K> {
     /// Drops all leases whose key the predicate names.
     pub fn remove_if(&mut self, mut which: impl FnMut(&KeyRef) -> bool) -> Vec<K> {
         let leases = self.leases.values();
-        let keys: Vec<KeyId> = leases.map(|l| l.key).filter(|k| which(k)).map(|k| k.key_id).collect();
+        let keys: Vec<KeyId> = leases
+            .map(|l| l.key)
+            .filter(|k| which(k))
+            .map(|k| k.key_id)
+            .collect();
         keys.iter().filter_map(|id| self.remove(id)).collect()
     }
 

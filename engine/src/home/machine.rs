@@ -8,9 +8,7 @@
 //! Entry time is the greater of the shard's last entry time and the proposing
 //! leader's clock, so it never runs backwards across leaders (DESIGN 7, 8).
 
-use super::command::{
-    Command, Conflict, ConflictWhy, Genesis, Proposal, Reply, SetPolicy,
-};
+use super::command::{Command, Conflict, ConflictWhy, Genesis, Proposal, Reply, SetPolicy};
 use super::rows::{self, ChatRow, Meta, PolicyRow, table};
 use super::{BATCH_ITEMS_MAX, DEVICE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, POLICY_BYTES_MAX};
 use super::{epochs, messages, sweep};
@@ -96,7 +94,10 @@ impl Ctx<'_> {
         rows::put(self.kv, &rows::chat_key(chat), row)
     }
     /// The policy behind an id and its row; policies were parsed when they were set.
-    pub fn policy(&self, id: &crate::types::PolicyId) -> Result<Option<(Policy, PolicyRow)>, KvError> {
+    pub fn policy(
+        &self,
+        id: &crate::types::PolicyId,
+    ) -> Result<Option<(Policy, PolicyRow)>, KvError> {
         let key = rows::key(table::POLICY, &[&id.0]);
         let Some(row) = rows::get::<PolicyRow>(&*self.kv, &key)? else {
             return Ok(None);
@@ -139,7 +140,9 @@ fn create_chat(cx: &mut Ctx<'_>, genesis: Genesis) -> Result<Reply, KvError> {
     if !text_ok(&genesis.device, DEVICE_BYTES_MAX)
         || !text_ok(&genesis.nonce, IDEMPOTENCY_KEY_BYTES_MAX)
     {
-        return Ok(Reply::invalid("device or idempotency key is empty or too long"));
+        return Ok(Reply::invalid(
+            "device or idempotency key is empty or too long",
+        ));
     }
     let chat = genesis.chat();
     if let Some(row) = cx.chat(&chat)? {
@@ -208,7 +211,12 @@ fn journal(cx: &mut Ctx<'_>, receipts: &[Receipt]) -> Result<Reply, KvError> {
         let key = rows::key(
             table::RECEIPT,
             // Our entry time: retention must not follow a custodian's clock.
-            &[&cx.now.to_be_bytes(), name, &[0], &receipt.entry.to_be_bytes()],
+            &[
+                &cx.now.to_be_bytes(),
+                name,
+                &[0],
+                &receipt.entry.to_be_bytes(),
+            ],
         );
         rows::put(cx.kv, &key, receipt)?;
     }

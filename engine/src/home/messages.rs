@@ -136,7 +136,11 @@ fn fault(records: &[NewRecord], first: u64) -> Option<String> {
         if r.sealed.len() > SEALED_BYTES_MAX {
             return Some(format!("record {id} is {} bytes, too long", r.sealed.len()));
         }
-        let kind = if id == 0 { RecordKind::Profile } else { RecordKind::Message };
+        let kind = if id == 0 {
+            RecordKind::Profile
+        } else {
+            RecordKind::Message
+        };
         if r.kind != kind {
             return Some(format!("record {id} must be a {kind:?}"));
         }

@@ -159,7 +159,10 @@ pub fn prepare<R: CryptoRng + ?Sized>(
     rng.fill_bytes(&mut key_id);
     let key_id = KeyId(key_id);
     let shares = sharing::split(policy.structure(), &key, rng)?;
-    let given: Vec<_> = shares.iter().map(|(id, share)| (id.clone(), share)).collect();
+    let given: Vec<_> = shares
+        .iter()
+        .map(|(id, share)| (id.clone(), share))
+        .collect();
     let again = sharing::combine(policy.structure(), &given)?;
     if !bool::from(again.ct_eq(&key)) {
         return Err(DealError::SelfCheck);
@@ -320,7 +323,11 @@ impl Leaf {
         let pending = item.is_some();
         Self {
             session,
-            state: if pending { LeafState::Pending } else { LeafState::Expired },
+            state: if pending {
+                LeafState::Pending
+            } else {
+                LeafState::Expired
+            },
             resend_at: pending.then_some(now),
             item,
             wait: RESEND_MS_MIN,
@@ -381,7 +388,12 @@ impl Opening {
     /// outbox; the data key stays unknown to it.
     ///
     /// `None` when `policy` is not the one the intent was dealt under.
-    pub fn resume(intent: PendingIntent, policy: Policy, margins: Margins, now: Mono) -> Option<Self> {
+    pub fn resume(
+        intent: PendingIntent,
+        policy: Policy,
+        margins: Margins,
+        now: Mono,
+    ) -> Option<Self> {
         if policy.id() != intent.row.policy {
             return None;
         }
@@ -399,7 +411,13 @@ impl Opening {
         };
         let leaves = intent.row.leaves.into_iter().map(leaf).collect();
         Some(Self::new(
-            intent.key, intent.epoch, leaves, policy, margins, None, now,
+            intent.key,
+            intent.epoch,
+            leaves,
+            policy,
+            margins,
+            None,
+            now,
         ))
     }
 
@@ -521,7 +539,10 @@ impl Opening {
     }
 
     fn acked(&self) -> BTreeSet<CustodianId> {
-        let acked = self.leaves.iter().filter(|(_, l)| l.state == LeafState::Acked);
+        let acked = self
+            .leaves
+            .iter()
+            .filter(|(_, l)| l.state == LeafState::Acked);
         acked.map(|(id, _)| id.clone()).collect()
     }
 
@@ -549,7 +570,8 @@ impl Opening {
         }
         if now >= self.started + OPENING_MS_MAX || self.settled() {
             self.phase = Phase::Abandoning;
-            self.effects.push(Effect::Propose(Command::Abandon(self.key_ref)));
+            self.effects
+                .push(Effect::Propose(Command::Abandon(self.key_ref)));
             return;
         }
         for (custodian, leaf) in &mut self.leaves {

@@ -220,7 +220,9 @@ pub fn pending_intent(kv: &dyn KvRead, id: &ChatId) -> Result<Option<PendingInte
         .ok_or_else(|| KvError(format!("the intent of chat {id} is gone")))?;
     let mut undelivered = Vec::new();
     for leaf in row.leaves.iter().filter(|l| l.state == LeafState::Pending) {
-        let Some(session) = leaf.session else { continue };
+        let Some(session) = leaf.session else {
+            continue;
+        };
         let key = rows::outbox_key(&leaf.custodian, &session, &key_id);
         if let Some(row) = rows::get::<OutboxRow>(kv, &key)? {
             undelivered.push((leaf.custodian.clone(), session, item(row, key_id)));
@@ -301,7 +303,10 @@ pub fn thin_epochs(kv: &dyn KvRead, limit: usize) -> Result<Vec<(ChatId, EpochNo
     rows.into_iter()
         .map(|(key, _)| {
             let chat = key.get(1..33).ok_or_else(|| cut(&key))?;
-            Ok((ChatId(tail(chat, 0)?), EpochNo::from_be_bytes(tail(&key, 33)?)))
+            Ok((
+                ChatId(tail(chat, 0)?),
+                EpochNo::from_be_bytes(tail(&key, 33)?),
+            ))
         })
         .collect()
 }
@@ -347,5 +352,7 @@ fn tail<const N: usize>(bytes: &[u8], from: usize) -> Result<[u8; N], KvError> {
 
 fn cut(key: &[u8]) -> KvError {
     let table = key.first().copied().unwrap_or(0);
-    KvError(format!("a key or value of table {table:#04x} has the wrong length"))
+    KvError(format!(
+        "a key or value of table {table:#04x} has the wrong length"
+    ))
 }

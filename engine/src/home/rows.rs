@@ -271,7 +271,10 @@ pub fn outbox_key(custodian: &CustodianId, session: &SessionId, key_id: &KeyId) 
 }
 /// Key of an unconfirmed abandonment.
 pub fn abandoned_key(custodian: &CustodianId, key_id: &KeyId) -> Vec<u8> {
-    key(table::ABANDONED, &[custodian.as_str().as_bytes(), &[0], &key_id.0])
+    key(
+        table::ABANDONED,
+        &[custodian.as_str().as_bytes(), &[0], &key_id.0],
+    )
 }
 /// Key of a first result. `device` is at most 64 bytes, checked before.
 pub fn idempotency_key(chat: &ChatId, device: &str, idempotency: &str) -> Vec<u8> {
@@ -297,7 +300,10 @@ pub fn prefix_end(prefix: &[u8]) -> Vec<u8> {
 ///
 /// # Errors
 /// [`KvError`] when the store fails, or holds bytes this build did not write there.
-pub fn get<T: DeserializeOwned>(kv: &(impl KvRead + ?Sized), key: &[u8]) -> Result<Option<T>, KvError> {
+pub fn get<T: DeserializeOwned>(
+    kv: &(impl KvRead + ?Sized),
+    key: &[u8],
+) -> Result<Option<T>, KvError> {
     kv.get(key)?.map(|bytes| decode(key, &bytes)).transpose()
 }
 
@@ -307,7 +313,10 @@ pub fn get<T: DeserializeOwned>(kv: &(impl KvRead + ?Sized), key: &[u8]) -> Resu
 /// [`KvError`] naming the table: applied state that does not decode is damage.
 pub fn decode<T: DeserializeOwned>(key: &[u8], bytes: &[u8]) -> Result<T, KvError> {
     codec::decode("row", ROW_VERSION, bytes).map_err(|e| {
-        KvError(format!("table {:#04x}: {e}", key.first().copied().unwrap_or(0)))
+        KvError(format!(
+            "table {:#04x}: {e}",
+            key.first().copied().unwrap_or(0)
+        ))
     })
 }
 

@@ -51,7 +51,9 @@ fn sessions(cx: &mut Ctx<'_>, limit: usize) -> Result<(), KvError> {
         if let Some(session) = rows::get::<SealSession>(&*cx.kv, &session_key)? {
             let name = session.custodian.as_str().as_bytes();
             let prefix = rows::key(table::OUTBOX, &[name, &[0], &id]);
-            let undelivered = cx.kv.scan(&prefix, &rows::prefix_end(&prefix), left + 1, false)?;
+            let undelivered = cx
+                .kv
+                .scan(&prefix, &rows::prefix_end(&prefix), left + 1, false)?;
             for (key, value) in undelivered {
                 if left == 0 {
                     return Ok(());
