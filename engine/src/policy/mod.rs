@@ -18,11 +18,20 @@
 //!
 //! Deliberately not here: who approved a policy (officers), placement of shares.
 
+mod analyse;
 mod canonical;
+mod file;
+mod raw;
+mod render;
 mod sets;
 
+pub use analyse::{Availability, Chance, Group, GroupKind, Report, analyse};
 pub use canonical::{
     POLICY_BYTES_MAX, POLICY_CUSTODIANS_MAX, POLICY_GATES_DEPTH_MAX, POLICY_SETS_MAX, PolicyError,
+};
+pub use file::{
+    CustodianFacts, Facts, LoadError, NamedPolicy, POLICIES_MAX, POLICY_FILE_BYTES_MAX, PolicyFile,
+    Problem, load,
 };
 
 use crate::types::{CustodianId, PolicyId, Structure};

@@ -46,6 +46,24 @@ pub(super) fn cost_to_break(node: &Structure, set: &Set) -> usize {
     }
 }
 
+/// How many custodians must join `set`, at least, until it satisfies `node`.
+pub(super) fn cost_to_satisfy(node: &Structure, set: &Set) -> usize {
+    match node {
+        Structure::Leaf(id) => usize::from(!set.contains(id)),
+        Structure::Gate {
+            threshold,
+            children,
+        } => {
+            let mut costs: Vec<usize> = children
+                .iter()
+                .map(|child| cost_to_satisfy(child, set))
+                .collect();
+            costs.sort_unstable();
+            costs.iter().take(usize::from(*threshold)).sum()
+        }
+    }
+}
+
 /// How many children of a gate must fail for it to fail.
 fn to_block(threshold: u8, children: &[Structure]) -> usize {
     (children.len() + 1).saturating_sub(usize::from(threshold))
