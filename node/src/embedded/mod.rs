@@ -4,4 +4,5 @@
 //! entities is missing, because one hand made all the keys. It says so.
 
 pub mod layout;
+pub mod liar;
 pub mod topology;
