@@ -9,13 +9,13 @@
 //! Deliberately not here: retries. Only the caller knows whether repeating is
 //! safe; this module tells it truthfully whether a request may have been done.
 
-//pub mod client;
-//pub mod frame;
-//mod link;
-//pub mod server;
+pub mod client;
+pub mod frame;
+mod link;
+pub mod server;
 
-//pub use client::{PeerClient, PeerClientOptions};
-//pub use server::{PeerServer, ServerOptions};
+pub use client::{PeerClient, PeerClientOptions};
+pub use server::{PeerServer, ServerOptions};
 
 use crate::config::ClusterRole;
 use crate::pki::CertIdentity;
@@ -164,5 +164,5 @@ impl Allow {
     }
 }
 
-//#[cfg(test)]
-//mod tests;
+#[cfg(test)]
+mod tests;

@@ -21,8 +21,14 @@ pub mod tls;
 pub mod trust;
 pub mod verify;
 
+#[cfg(test)]
+pub(crate) mod testkit;
+#[cfg(test)]
+mod tests;
+
 pub use ca::{Authority, Issued, PkiError};
 pub use descriptor::{Descriptor, DescriptorError};
+pub use entity::Entity;
 pub use identity::{CertIdentity, CertRole, IdentityError};
 pub use rotate::CertSource;
 pub use trust::{TrustError, TrustStore};
