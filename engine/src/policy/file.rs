@@ -175,6 +175,8 @@ pub enum Problem {
         margin: i64,
         possible: usize,
     },
+    #[error("the home's own {what} is not known; without it nothing can be told apart from it")]
+    HomeUnknown { what: &'static str },
     #[error("{count} policies; a file has at most {POLICIES_MAX}")]
     TooManyPolicies { count: usize },
 }
@@ -187,7 +189,8 @@ pub fn load(text: &str, facts: &Facts) -> Result<PolicyFile, LoadError> {
     if text.len() > POLICY_FILE_BYTES_MAX {
         return Err(LoadError::TooLong(text.len()));
     }
-    let raw: RawFile = toml::from_str(text).map_err(|e| LoadError::Toml(e.to_string()))?;
+    let raw: RawFile =
+        toml::from_str(text).map_err(|e| LoadError::Toml(e.to_string().trim_end().to_owned()))?;
     let mut loader = Loader {
         facts,
         blocs: BTreeMap::new(),
@@ -196,6 +199,14 @@ pub fn load(text: &str, facts: &Facts) -> Result<PolicyFile, LoadError> {
     if raw.policy.len() > POLICIES_MAX {
         let count = raw.policy.len();
         return Err(LoadError::Refused(vec![Problem::TooManyPolicies { count }]));
+    }
+    for (what, value) in [
+        ("jurisdiction", &facts.home_jurisdiction),
+        ("legal entity", &facts.home_entity),
+    ] {
+        if normal(value).is_empty() {
+            loader.problems.push(Problem::HomeUnknown { what });
+        }
     }
     for (name, members) in &raw.bloc {
         loader.declared_bloc(name, members);

@@ -87,7 +87,7 @@ proptest! {
         let shares = Gf256::split_bytes(usize::from(t), usize::from(n), secret, &mut rng).unwrap();
         let (first, others) = shares.split_at(usize::from(t));
         let points: Vec<(u8, &[u8])> = first.iter().map(|s| split_off_x(s)).collect();
-        prop_assert_eq!(combine_bytes(t, &points).unwrap().to_vec(), (&secret).to_vec());
+        prop_assert_eq!(combine_bytes(t, &points).unwrap().to_vec(), secret.to_vec());
         for other in others {
             let (z, y) = split_off_x(other);
             let shifted: Vec<(u8, &[u8])> = points.iter().map(|(x, y)| (x ^ z, *y)).collect();

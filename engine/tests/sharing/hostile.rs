@@ -49,7 +49,8 @@ fn thresholds_that_cannot_be() {
 #[test]
 fn hostile_points() {
     let (a, b, c): (&[u8], &[u8], &[u8]) = (b"aaaa", b"bbbb", b"ccccc");
-    let cases: [(u8, &[(u8, &[u8])], FlatError); 8] = [
+    type Points<'a> = &'a [(u8, &'a [u8])];
+    let cases: [(u8, Points<'_>, FlatError); 8] = [
         (
             0,
             &[(1, a), (2, b)],
