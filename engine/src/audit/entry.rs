@@ -7,6 +7,7 @@
 
 use super::ENTRY_BYTES_MAX;
 use super::merkle::Hash;
+use crate::crypto::labels;
 use crate::types::{ChatId, CustodianId, HomeId, KeyId, NodeId, PolicyId, RequestId, WallMs};
 use hmac::{Hmac, KeyInit, Mac};
 use rand_core::CryptoRng;
@@ -291,13 +292,22 @@ pub enum OpeningKind {
 }
 
 impl OpeningKind {
-    fn label(self) -> &'static [u8] {
+    fn label(self) -> &'static str {
         match self {
-            OpeningKind::Account => b"quorate/log/account/1\0",
-            OpeningKind::Device => b"quorate/log/device/1\0",
-            OpeningKind::Chat => b"quorate/log/chat/1\0",
+            OpeningKind::Account => labels::LOG_ACCOUNT,
+            OpeningKind::Device => labels::LOG_DEVICE,
+            OpeningKind::Chat => labels::LOG_CHAT,
         }
     }
+}
+
+/// HMAC-SHA-256 over label, a zero byte, value.
+fn mac(key: &[u8; 32], label: &str, value: &[u8]) -> Hash {
+    let mut mac = <Hmac<Sha256>>::new_from_slice(key).expect("HMAC takes keys of any length");
+    mac.update(label.as_bytes());
+    mac.update(&[0]);
+    mac.update(value);
+    mac.finalize().into_bytes().into()
 }
 
 /// Salt and value behind one commitment of an entry. Erasable.
@@ -314,11 +324,7 @@ pub struct Opening {
 impl Opening {
     /// The commitment this opens: HMAC-SHA-256 with the salt as key.
     pub fn commitment(&self) -> Hash {
-        let mut mac =
-            <Hmac<Sha256>>::new_from_slice(&self.salt.0).expect("HMAC takes keys of any length");
-        mac.update(self.kind.label());
-        mac.update(&self.value.0);
-        mac.finalize().into_bytes().into()
+        mac(&self.salt.0, self.kind.label(), &self.value.0)
     }
 }
 
@@ -349,13 +355,9 @@ impl Blinds {
 
     /// The opening of the entry's `n`-th chat.
     pub fn chat(&self, n: u16, chat: &ChatId) -> Opening {
-        let mut mac =
-            <Hmac<Sha256>>::new_from_slice(&self.salt_seed).expect("HMAC takes keys of any length");
-        mac.update(b"quorate/log/salt/1\0");
-        mac.update(&n.to_be_bytes());
         Opening {
             kind: OpeningKind::Chat,
-            salt: HexBytes(mac.finalize().into_bytes().into()),
+            salt: HexBytes(mac(&self.salt_seed, labels::LOG_SALT, &n.to_be_bytes())),
             value: HexBytes(chat.0),
         }
     }

@@ -41,4 +41,4 @@ pub use proof::{
 pub const ENTRY_BYTES_MAX: usize = 60 << 10;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

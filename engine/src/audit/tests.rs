@@ -12,7 +12,7 @@ fn h(text: &str) -> Hash {
 }
 
 /// RFC 6962 section 2.1, word for word.
-fn naive(leaves: &[Hash]) -> Hash {
+pub(crate) fn naive(leaves: &[Hash]) -> Hash {
     match leaves {
         [] => empty_root(),
         [one] => *one,

@@ -5,6 +5,7 @@
 //! Signed grants, mandates and orders replace the body of
 //! [`authorise_release`]; its callers stay as they are.
 
+use crate::crypto::labels;
 use crate::types::{DeploymentId, HomeId, NodeId};
 use std::collections::BTreeSet;
 
@@ -135,7 +136,7 @@ pub fn authorise_release(
 /// it, not its bytes, so that both sides compute it and a rotation in the
 /// middle of a request changes nothing.
 pub fn home_authority(deployment: &DeploymentId, home: &HomeId, node: NodeId) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_derive_key("quorate 2026 authority home-certificate v1");
+    let mut hasher = blake3::Hasher::new_derive_key(labels::AUTHORITY_HOME);
     hasher.update(&deployment.0);
     hasher.update(&node.to_be_bytes());
     hasher.update(home.as_str().as_bytes());

@@ -57,6 +57,20 @@ labels! {
     SIGN_SEALING_KEY = "quorate/sealing-key/1";
     /// A custodian's signed receipt of a release.
     SIGN_RECEIPT = "quorate/receipt/1";
+    /// Hash of the authority, while a home's certificate is the authority.
+    AUTHORITY_HOME = "quorate/authority/home/1";
+    /// What a release's request id is bound to.
+    REQUEST_BINDING = "quorate/release/binding/1";
+    /// Names a wrapping key in the log without telling it.
+    WRAPPING_FINGERPRINT = "quorate/wrapping/fingerprint/1";
+    /// Salts of one log entry, from its seed.
+    LOG_SALT = "quorate/log/salt/1";
+    /// Commitment to an account in the log.
+    LOG_ACCOUNT = "quorate/log/account/1";
+    /// Commitment to a device in the log.
+    LOG_DEVICE = "quorate/log/device/1";
+    /// Commitment to a chat in the log.
+    LOG_CHAT = "quorate/log/chat/1";
 }
 
 #[cfg(test)]
@@ -84,7 +98,7 @@ mod tests {
         let text: String = ALL.iter().map(|(n, l)| format!("{n}={l}\n")).collect();
         assert_eq!(
             blake3::hash(text.as_bytes()).to_hex().as_str(),
-            "5fe813b2173773100aec647dfb98012994a910e174ce0e2e33d11332b0aa6e75",
+            "d145239d0b24be25573c054d0044de82e3653360e2dafe4bd92325029328e10e",
             "a label was changed or added: existing labels never change; for an addition, freeze the new table here"
         );
     }

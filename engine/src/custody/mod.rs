@@ -1,2 +1,71 @@
 //! A custodian: what it stores, when it releases, what it refuses for ever.
+//!
+//! ```text
+//!  StoreRequest ─▶ leader::prepare_store ─┐ opens, checks, wraps, forgets
+//!  ReleaseRequest ▶ leader::prepare_release ┤
+//!                                          ▼
+//!                      Proposal (clock, blinds, commands) ── raft ──▶ Custody::apply
+//!                                                                        │ one log entry a command
+//!  ReleaseReply ◀─ leader::finish_release ◀── Committed<ReleaseGranted> ◀┘ keys granted, wrapped
+//! ```
+//!
+//! Whatever depends on state is decided in `apply`, in log order: freezes,
+//! tombstones, which chat a key belongs to, budgets, time. Whatever needs a
+//! secret happens on the leader before (`prepare_*`) or after (`finish_release`)
+//! and never enters the raft log. [`Committed`] is how "recorded first" (P4) is
+//! kept by type: a share can be unwrapped only out of the reply to a committed
+//! entry.
+//!
+//! Deliberately not here: sockets, caches, the vault file, retries, batching
+//! policy (`node::custodian`), and who may ask at all (`authz`).
+
+mod apply;
+mod command;
+mod leader;
 pub mod protocol;
+mod reply;
+mod rows;
+mod statement;
+mod view;
+
+pub use apply::Custody;
+pub use command::{
+    Abandon, ApprovePolicy, AttestKey, COMMANDS_PER_PROPOSAL_MAX, Command, DropVersion,
+    EraseOpenings, ExpireShares, Freeze, KeyKind, OPERATOR_NAME_BYTES_MAX, Operator, Proposal,
+    REASON_BYTES_MAX, Release, Shred, Stamped, StoreItem, StoreShares, Thaw, UseVersion,
+    VOTERS_MAX, Voters, Wrapped,
+};
+pub use leader::{
+    LeaseSender, Place, PreparedStore, RequestError, StoreDecision, WrappingKeys, check_store,
+    finish_release, open_session, prepare_abandon, prepare_release, prepare_store,
+    wrapping_fingerprint,
+};
+pub use reply::{
+    Applied, ApplyReply, Committed, Effect, Granted, ReleaseGranted, ReplyError, ShredOutcome,
+    committed,
+};
+pub use rows::{
+    ABANDON_BUDGET, Budget, FreezeRow, PolicyRow, SHRED_BUDGET, ShareRow, TABLES, Tombstone,
+    TombstoneCause, VersionRow, VersionState,
+};
+pub use statement::{SEALING_LIFE_MS_MAX, StatementError};
+pub use view::{
+    Held, Overview, approved_policies, approved_policy, due, feed, freezes, key_version, overview,
+    sealing_statement, share, version_in_use, versions, voters,
+};
+
+/// Longest time between a store and an `Abandon` of it, in milliseconds of entry time.
+pub const ABANDON_MS_MAX: u64 = 60 * 60 * 1000;
+/// How long a request id stays bound to its request, in milliseconds of entry time.
+pub const REQUEST_KEEP_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+/// Old request ids forgotten with each new one: more than one, so the table shrinks again.
+pub const REQUESTS_PRUNED_MAX: usize = 2;
+/// Most freezes in force at once; a feed must fit a peer message. Above it, freeze everything.
+pub const FREEZES_MAX: usize = 65_536;
+/// Most shares destroyed by one expiry sweep.
+pub const EXPIRED_PER_SWEEP_MAX: usize = 256;
+
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! `StoreShares`: write-once per key id.
+
+use super::super::command::{StoreItem, StoreShares};
+use super::super::protocol::StoreOutcome;
+use super::super::reply::Effect;
+use super::super::rows::{self, ShareRow, Tombstone, VersionRow, VersionState};
+use super::super::{KeyKind, view};
+use super::{Draft, Run};
+use crate::audit::KeyOutcome;
+use crate::types::kv::KvError;
+use crate::types::{HomeId, PolicyId};
+use std::collections::BTreeMap;
+
+impl Run<'_> {
+    pub(super) fn store(
+        &mut self,
+        draft: &mut Draft<'_>,
+        c: &StoreShares,
+    ) -> Result<Effect, KvError> {
+        draft.entry.home = Some(c.home.clone());
+        draft.entry.version = Some(c.version);
+        let version: Option<VersionRow> =
+            rows::get(self.kv, &rows::version_key(KeyKind::Wrapping, c.version))?;
+        if !version.is_some_and(|v| v.state == VersionState::InUse) {
+            for i in &c.items {
+                draft.key(&i.chat, i.key_id, KeyOutcome::VersionGone, None);
+            }
+            draft.refuse("the wrapping version is not in use");
+            let current = view::version_in_use(self.kv, KeyKind::Wrapping)?;
+            return Ok(Effect::WrapAgain { current });
+        }
+        let mut approved = BTreeMap::new();
+        let mut outcomes = Vec::with_capacity(c.items.len());
+        for item in &c.items {
+            let outcome = self.store_one(draft, c, item, &mut approved)?;
+            let (line, version) = match outcome {
+                StoreOutcome::Stored => (KeyOutcome::Stored, Some(c.version)),
+                StoreOutcome::AlreadyStored => (KeyOutcome::AlreadyStored, None),
+                StoreOutcome::Conflict => (KeyOutcome::Conflict, None),
+                StoreOutcome::Tombstoned => (KeyOutcome::Tombstoned, None),
+                // The two others are decided before proposing.
+                StoreOutcome::PolicyNotApproved
+                | StoreOutcome::BadShare
+                | StoreOutcome::SealingKeyGone => (KeyOutcome::PolicyNotApproved, None),
+            };
+            draft.key(&item.chat, item.key_id, line, version);
+            outcomes.push(outcome);
+        }
+        Ok(Effect::Stored(outcomes))
+    }
+
+    fn store_one(
+        &mut self,
+        draft: &Draft<'_>,
+        c: &StoreShares,
+        item: &StoreItem,
+        approved: &mut BTreeMap<PolicyId, bool>,
+    ) -> Result<StoreOutcome, KvError> {
+        let stone: Option<Tombstone> = rows::get(self.kv, &rows::tombstone_key(&item.key_id))?;
+        if stone.is_some() {
+            return Ok(StoreOutcome::Tombstoned);
+        }
+        let key = rows::share_key(&item.key_id);
+        if let Some(row) = rows::get::<ShareRow, _>(self.kv, &key)? {
+            return Ok(if same(&row, &c.home, item) {
+                StoreOutcome::AlreadyStored
+            } else {
+                StoreOutcome::Conflict
+            });
+        }
+        // Its time has come already: entry time never goes back, so it is refused for ever.
+        if item.expires_ms.is_some_and(|at| at <= draft.time_ms()) {
+            return Ok(StoreOutcome::Tombstoned);
+        }
+        let known = match approved.get(&item.policy) {
+            Some(known) => *known,
+            None => {
+                let known = self.kv.get(&rows::policy_key(&item.policy))?.is_some();
+                approved.insert(item.policy, known);
+                known
+            }
+        };
+        if !known {
+            return Ok(StoreOutcome::PolicyNotApproved);
+        }
+        let row = ShareRow {
+            home: c.home.clone(),
+            chat: item.chat,
+            policy: item.policy,
+            commitment: item.commitment,
+            version: c.version,
+            wrapped: item.wrapped.clone(),
+            stored_ms: draft.time_ms(),
+            expires_ms: item.expires_ms,
+            released: false,
+        };
+        rows::put(self.kv, &key, &row)?;
+        if let Some(at) = item.expires_ms {
+            self.kv.put(&rows::expiry_key(at, &item.key_id), &[])?;
+        }
+        *self.live.entry(c.version).or_default() += 1;
+        Ok(StoreOutcome::Stored)
+    }
+}
+
+/// Whether `item` is what stands there. An equal commitment is an equal share;
+/// chat, policy, home and expiry must be equal too, or a repetition could be
+/// told "stored" while the share is bound to something else.
+fn same(row: &ShareRow, home: &HomeId, item: &StoreItem) -> bool {
+    row.commitment == item.commitment
+        && row.home == *home
+        && row.chat == item.chat
+        && row.policy == item.policy
+        && row.expires_ms == item.expires_ms
+}

@@ -1,0 +1,433 @@
+//! What a custodian's leader does around a proposal: pure functions over the
+//! secrets it holds. Nothing here is proposed, sent or kept.
+
+use super::command::{Abandon, Command, Release, StoreItem, StoreShares, Wrapped};
+use super::protocol::{
+    AbandonRequest, KEYS_PER_REQUEST_MAX, KeyRef, Receipt, Refusal, ReleaseReply, ReleaseRequest,
+    SealSession, SealedItem, ShareResult, StoreOutcome, StoreRequest,
+};
+use super::reply::{Applied, Committed, Effect, Granted, ReleaseGranted};
+use crate::authz::Authorised;
+use crate::crypto::labels;
+use crate::crypto::seal::{
+    ENCAPSULATED_LEN, Receiver, RecipientKey, RecipientPublic, ReleaseBinding, SEALED_LEN,
+    SealError, Sender, ShareBinding, deal_info, release_info,
+};
+use crate::crypto::sign::SigningKey;
+use crate::crypto::wrap::{unwrap, wrap};
+use crate::sharing::commitment_holds;
+use crate::types::{ChatId, CustodianId, DeploymentId, KeyId, PolicyId, WallMs, WrappingKey};
+use rand_core::CryptoRng;
+use std::collections::BTreeSet;
+
+/// Which custodian of which deployment this is; bound into everything it seals.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// The custodian.
+    pub custodian: CustodianId,
+}
+
+impl Place {
+    fn binding(&self, chat: ChatId, key_id: KeyId, policy: PolicyId) -> ShareBinding {
+        ShareBinding {
+            deployment: self.deployment,
+            custodian: self.custodian.clone(),
+            chat,
+            key_id,
+            policy,
+        }
+    }
+}
+
+/// The wrapping key versions a node has loaded.
+pub trait WrappingKeys {
+    /// The key of `version`, if this node has it.
+    fn wrapping_key(&self, version: u32) -> Option<&WrappingKey>;
+}
+
+/// A request that will never succeed, whatever the state: nothing is proposed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// None, or too many.
+    #[error("{0} keys in one request, 1 to {KEYS_PER_REQUEST_MAX} are allowed; split it")]
+    Count(usize),
+    /// One key named twice.
+    #[error("key {0} stands twice in one request")]
+    Twice(KeyId),
+    /// Meant for another custodian.
+    #[error("the request is for custodian {got}, this is {expected}")]
+    OtherCustodian {
+        /// Named.
+        got: CustodianId,
+        /// This one.
+        expected: CustodianId,
+    },
+    /// A field of the wrong length.
+    #[error("{what} of {got} bytes, {expected} expected")]
+    Length {
+        /// Which field.
+        what: &'static str,
+        /// Its length.
+        got: usize,
+        /// The right length.
+        expected: usize,
+    },
+    /// The lease key is no key.
+    #[error("the lease key cannot be used: {0}")]
+    LeaseKey(#[from] SealError),
+    /// The request speaks for another home or node than was authorised.
+    #[error("the request is not the one that was authorised")]
+    NotTheAuthorised,
+}
+
+fn distinct<'a>(keys: impl ExactSizeIterator<Item = &'a KeyId>) -> Result<(), RequestError> {
+    if !(1..=KEYS_PER_REQUEST_MAX).contains(&keys.len()) {
+        return Err(RequestError::Count(keys.len()));
+    }
+    let mut seen = BTreeSet::new();
+    for key in keys {
+        if !seen.insert(key) {
+            return Err(RequestError::Twice(*key));
+        }
+    }
+    Ok(())
+}
+
+fn length(what: &'static str, got: usize, expected: usize) -> Result<(), RequestError> {
+    if got == expected {
+        Ok(())
+    } else {
+        Err(RequestError::Length {
+            what,
+            got,
+            expected,
+        })
+    }
+}
+
+/// Checks the shape of a store before any cryptography is spent on it.
+///
+/// # Errors
+/// [`RequestError`].
+pub fn check_store(
+    place: &Place,
+    authorised: &Authorised,
+    request: &StoreRequest,
+) -> Result<(), RequestError> {
+    if *authorised.home() != request.home || place.deployment != request.deployment {
+        return Err(RequestError::NotTheAuthorised);
+    }
+    if request.session.custodian != place.custodian {
+        return Err(RequestError::OtherCustodian {
+            got: request.session.custodian.clone(),
+            expected: place.custodian.clone(),
+        });
+    }
+    distinct(request.items.iter().map(|i| &i.key_id))?;
+    length(
+        "encapsulation",
+        request.session.encapsulated.len(),
+        ENCAPSULATED_LEN,
+    )?;
+    for item in &request.items {
+        length("sealed share", item.sealed.len(), SEALED_LEN)?;
+    }
+    Ok(())
+}
+
+/// Decapsulates a session with the private part of its sealing version.
+/// Costly: keep the result by session id, bounded, and only as long as the version lives.
+///
+/// # Errors
+/// [`StoreOutcome::SealingKeyGone`] when the version is not here or has
+/// expired, [`StoreOutcome::BadShare`] when the encapsulation is none.
+pub fn open_session(
+    place: &Place,
+    key: Option<&RecipientKey>,
+    session: &SealSession,
+    now_ms: WallMs,
+) -> Result<Receiver, StoreOutcome> {
+    let key = key
+        .filter(|_| session.expires_ms > now_ms)
+        .ok_or(StoreOutcome::SealingKeyGone)?;
+    let info = deal_info(&place.deployment, &place.custodian, session.version);
+    Receiver::new(key, &session.encapsulated, &info).map_err(|_| StoreOutcome::BadShare)
+}
+
+/// A store ready to be proposed, and what is known about it already.
+#[derive(Debug)]
+pub struct PreparedStore {
+    /// What to propose; `None` when no item got that far.
+    pub command: Option<Command>,
+    early: Vec<Option<StoreOutcome>>,
+}
+
+/// What a committed store means for the request it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreDecision {
+    /// One outcome per item of the request, in order.
+    Outcomes(Vec<StoreOutcome>),
+    /// The wrapping version went out of use meanwhile: prepare again.
+    Again,
+    /// Not done, and recorded as refused.
+    Refused(String),
+}
+
+impl PreparedStore {
+    /// All items refused alike, nothing to propose.
+    pub fn all(outcome: StoreOutcome, items: usize) -> Self {
+        Self {
+            command: None,
+            early: vec![Some(outcome); items],
+        }
+    }
+
+    /// The outcomes, when there was nothing to propose.
+    pub fn early_outcomes(&self) -> Option<Vec<StoreOutcome>> {
+        self.early.iter().copied().collect()
+    }
+
+    /// Puts committed outcomes between the early ones.
+    pub fn decide(&self, committed: &Committed<Applied>) -> StoreDecision {
+        let outcomes = match &committed.value().effect {
+            Effect::Stored(outcomes) => outcomes,
+            Effect::WrapAgain { .. } => return StoreDecision::Again,
+            Effect::Refused { reason } => return StoreDecision::Refused(reason.clone()),
+            other => {
+                return StoreDecision::Refused(format!("a store was answered by {other:?}"));
+            }
+        };
+        let mut committed = outcomes.iter();
+        let merged: Option<Vec<_>> = self
+            .early
+            .iter()
+            .map(|e| e.or_else(|| committed.next().copied()))
+            .collect();
+        merged.map_or_else(
+            || StoreDecision::Refused("fewer outcomes than items were committed".into()),
+            StoreDecision::Outcomes,
+        )
+    }
+}
+
+/// Opens each sealed share, checks its commitment, wraps it and forgets it.
+/// Shares that do not open or do not match are refused here and not proposed.
+pub fn prepare_store<R: CryptoRng + ?Sized>(
+    place: &Place,
+    receiver: &Receiver,
+    wrapping: (u32, &WrappingKey),
+    request: &StoreRequest,
+    rng: &mut R,
+) -> PreparedStore {
+    let (version, key) = wrapping;
+    let mut items = Vec::with_capacity(request.items.len());
+    let mut early = Vec::with_capacity(request.items.len());
+    for item in &request.items {
+        let wrapped = rewrap(place, receiver, (version, key), item, rng);
+        early.push(wrapped.is_none().then_some(StoreOutcome::BadShare));
+        items.extend(wrapped);
+    }
+    let command = (!items.is_empty()).then(|| {
+        Command::StoreShares(StoreShares {
+            home: request.home.clone(),
+            version,
+            items,
+        })
+    });
+    PreparedStore { command, early }
+}
+
+fn rewrap<R: CryptoRng + ?Sized>(
+    place: &Place,
+    receiver: &Receiver,
+    (version, key): (u32, &WrappingKey),
+    item: &SealedItem,
+    rng: &mut R,
+) -> Option<StoreItem> {
+    let binding = place.binding(item.chat, item.key_id, item.policy);
+    let share = receiver.open(&binding, None, &item.sealed).ok()?;
+    if !commitment_holds(&item.key_id, &place.custodian, &share, &item.commitment) {
+        return None;
+    }
+    let wrapped = wrap(key, version, &binding, nonce(rng), &share);
+    Some(StoreItem {
+        chat: item.chat,
+        key_id: item.key_id,
+        policy: item.policy,
+        commitment: item.commitment,
+        wrapped: Wrapped(wrapped.to_vec()),
+        expires_ms: item.expires_ms,
+    })
+}
+
+/// Checks the shape of a release and makes its command.
+///
+/// # Errors
+/// [`RequestError`].
+pub fn prepare_release(
+    place: &Place,
+    authorised: &Authorised,
+    request: &ReleaseRequest,
+) -> Result<Command, RequestError> {
+    if *authorised.home() != request.home
+        || authorised.node() != request.node
+        || place.deployment != request.deployment
+    {
+        return Err(RequestError::NotTheAuthorised);
+    }
+    distinct(request.keys.iter().map(|k| &k.key_id))?;
+    request.lease_key.validate()?;
+    Ok(Command::Release(Release {
+        request: request.request,
+        home: request.home.clone(),
+        node: request.node,
+        authority: authorised.authority(),
+        lease_key: request.lease_key.hash(),
+        reason: request.reason,
+        keys: request.keys.clone(),
+    }))
+}
+
+/// Checks the shape of an abandon and makes its command.
+///
+/// # Errors
+/// [`RequestError`].
+pub fn prepare_abandon(
+    place: &Place,
+    authorised: &Authorised,
+    request: &AbandonRequest,
+) -> Result<Command, RequestError> {
+    if *authorised.home() != request.home || place.deployment != request.deployment {
+        return Err(RequestError::NotTheAuthorised);
+    }
+    distinct(request.keys.iter().map(|k: &KeyRef| &k.key_id))?;
+    Ok(Command::Abandon(Abandon {
+        home: request.home.clone(),
+        keys: request.keys.clone(),
+    }))
+}
+
+/// One encapsulation to a lease key; serves many releases to it.
+#[derive(Debug)]
+pub struct LeaseSender {
+    sender: Sender,
+    encapsulated: Vec<u8>,
+    lease_key: [u8; 32],
+}
+
+impl LeaseSender {
+    /// Encapsulates. Costly: keep it by lease key, bounded in number and age.
+    ///
+    /// # Errors
+    /// [`SealError`] when the lease key is no key.
+    pub fn new<R: CryptoRng + ?Sized>(
+        place: &Place,
+        lease_key: &RecipientPublic,
+        rng: &mut R,
+    ) -> Result<Self, SealError> {
+        let info = release_info(&place.deployment, &place.custodian);
+        let (sender, encapsulated) = Sender::new(lease_key, &info, rng)?;
+        Ok(Self {
+            sender,
+            encapsulated,
+            lease_key: lease_key.hash(),
+        })
+    }
+
+    /// Hash of the lease key it seals to.
+    pub fn lease_key(&self) -> &[u8; 32] {
+        &self.lease_key
+    }
+}
+
+/// Opens what a *committed* entry granted, seals it to the lease key and signs the receipt.
+///
+/// A share whose wrapping does not open here, or that does not match its
+/// commitment, is answered as damaged. `lease` must be for the lease key the
+/// entry names; otherwise nothing is opened and every grant is answered as
+/// [`Refusal::RequestMismatch`].
+pub fn finish_release<R: CryptoRng + ?Sized>(
+    place: &Place,
+    keys: &dyn WrappingKeys,
+    committed: &Committed<ReleaseGranted>,
+    lease: &LeaseSender,
+    log_key: &SigningKey,
+    rng: &mut R,
+) -> ReleaseReply {
+    let granted = committed.value();
+    let context = ReleaseBinding {
+        authority: granted.authority,
+        node: granted.node,
+        lease_key: granted.lease_key,
+    };
+    let same_lease = lease.lease_key == granted.lease_key;
+    let seal = |g: &Granted, rng: &mut R| {
+        if !same_lease {
+            return Err(Refusal::RequestMismatch);
+        }
+        seal_one(place, keys, lease, &context, g, rng).ok_or(Refusal::Damaged)
+    };
+    let shares: Vec<ShareResult> = granted
+        .results
+        .iter()
+        .map(
+            |r| match r.as_ref().map_err(|e| *e).and_then(|g| seal(g, rng)) {
+                Ok(sealed) => ShareResult::Share { sealed },
+                Err(refusal) => ShareResult::Refused(refusal),
+            },
+        )
+        .collect();
+    let any = shares
+        .iter()
+        .any(|s| matches!(s, ShareResult::Share { .. }));
+    ReleaseReply {
+        receipt: Receipt::sign(
+            &place.deployment,
+            place.custodian.clone(),
+            &granted.entry,
+            granted.request,
+            log_key,
+        ),
+        encapsulated: if any {
+            lease.encapsulated.clone()
+        } else {
+            Vec::new()
+        },
+        shares,
+    }
+}
+
+fn seal_one<R: CryptoRng + ?Sized>(
+    place: &Place,
+    keys: &dyn WrappingKeys,
+    lease: &LeaseSender,
+    context: &ReleaseBinding,
+    g: &Granted,
+    rng: &mut R,
+) -> Option<Vec<u8>> {
+    let binding = place.binding(g.chat, g.key_id, g.policy);
+    let key = keys.wrapping_key(g.version)?;
+    let share = unwrap(key, g.version, &binding, &g.wrapped.0).ok()?;
+    if !commitment_holds(&g.key_id, &place.custodian, &share, &g.commitment) {
+        return None;
+    }
+    Some(
+        lease
+            .sender
+            .seal(&binding, Some(context), nonce(rng), &share),
+    )
+}
+
+fn nonce<R: CryptoRng + ?Sized>(rng: &mut R) -> [u8; 24] {
+    let mut out = [0; 24];
+    rng.fill_bytes(&mut out);
+    out
+}
+
+/// Names a wrapping key in attestations: two draws under one version number
+/// differ here. A one-way function of 32 random bytes tells nothing of them.
+pub fn wrapping_fingerprint(key: &WrappingKey) -> [u8; 32] {
+    blake3::derive_key(labels::WRAPPING_FINGERPRINT, key.expose())
+}

@@ -1,0 +1,317 @@
+//! Random commands against a model a person can check by eye, and the same
+//! commands on two nodes.
+
+use super::protocol::*;
+use super::tests::*;
+use super::*;
+use crate::audit::Log;
+use crate::types::kv::{Machine, MemKv, Position};
+use proptest::prelude::*;
+use rand::SeedableRng;
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Clone, Debug)]
+enum Op {
+    Store(Vec<(u8, u8, u8, Option<u64>)>),
+    Release(u8, u8, Vec<(u8, u8)>),
+    Abandon(Vec<(u8, u8)>),
+    Shred(Vec<(u8, u8)>),
+    Freeze(Option<u8>),
+    Thaw(Option<u8>),
+    Expire,
+    Clock(i64),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let pair = || (0u8..3, 0u8..8);
+    let pairs = || prop::collection::vec(pair(), 1..4);
+    let expiry = prop::option::weighted(0.3, 1u64..4);
+    let item = (0u8..3, 0u8..8, 0u8..2, expiry).prop_map(|(c, k, s, e)| (c, k, s, e));
+    let scope = || prop::option::weighted(0.7, 0u8..3);
+    prop_oneof![
+        5 => prop::collection::vec(item, 1..4).prop_map(Op::Store),
+        5 => (0u8..4, 0u8..2, pairs()).prop_map(|(r, l, k)| Op::Release(r, l, k)),
+        2 => pairs().prop_map(Op::Abandon),
+        1 => pairs().prop_map(Op::Shred),
+        1 => scope().prop_map(Op::Freeze),
+        1 => scope().prop_map(Op::Thaw),
+        1 => Just(Op::Expire),
+        3 => (-1i64..=2).prop_map(|n| Op::Clock(n * 45 * 60 * 1000)),
+    ]
+}
+
+#[derive(Clone, PartialEq)]
+struct Share {
+    chat: u8,
+    secret: u8,
+    expires: Option<u64>,
+    stored: u64,
+    released: bool,
+}
+
+/// What a custodian holds, as simply as it can be said.
+#[derive(Default)]
+struct Model {
+    now: u64,
+    shares: BTreeMap<u8, Share>,
+    stones: BTreeSet<u8>,
+    frozen: BTreeSet<Option<u8>>,
+    requests: BTreeMap<u8, (u8, Vec<(u8, u8)>)>,
+}
+
+fn at(slot: Option<u64>) -> Option<u64> {
+    slot.map(|n| T0 + n * HOUR)
+}
+
+impl Model {
+    fn store(&mut self, &(chat, k, secret, slot): &(u8, u8, u8, Option<u64>)) -> StoreOutcome {
+        let expires = at(slot);
+        if self.stones.contains(&k) {
+            return StoreOutcome::Tombstoned;
+        }
+        if let Some(s) = self.shares.get(&k) {
+            return if (s.chat, s.secret, s.expires) == (chat, secret, expires) {
+                StoreOutcome::AlreadyStored
+            } else {
+                StoreOutcome::Conflict
+            };
+        }
+        if expires.is_some_and(|e| e <= self.now) {
+            return StoreOutcome::Tombstoned;
+        }
+        let share = Share {
+            chat,
+            secret,
+            expires,
+            stored: self.now,
+            released: false,
+        };
+        self.shares.insert(k, share);
+        StoreOutcome::Stored
+    }
+
+    fn release(&mut self, chat: u8, k: u8) -> Result<u8, Refusal> {
+        if self.stones.contains(&k) {
+            return Err(Refusal::Tombstoned);
+        }
+        let frozen = self.frozen.contains(&None) || self.frozen.contains(&Some(chat));
+        let now = self.now;
+        let s = self.shares.get_mut(&k).ok_or(Refusal::NotHeld)?;
+        if s.chat != chat {
+            return Err(Refusal::WrongChat);
+        }
+        if s.expires.is_some_and(|e| e <= now) {
+            return Err(Refusal::Tombstoned);
+        }
+        if frozen {
+            return Err(Refusal::Frozen);
+        }
+        s.released = true;
+        Ok(s.secret)
+    }
+
+    fn kill(&mut self, k: u8) {
+        self.shares.remove(&k);
+        self.stones.insert(k);
+    }
+
+    fn abandon(&mut self, chat: u8, k: u8) -> AbandonOutcome {
+        if let Some(s) = self.shares.get(&k)
+            && (s.chat != chat || s.released || self.now - s.stored > HOUR)
+        {
+            return AbandonOutcome::Refused;
+        }
+        self.kill(k);
+        AbandonOutcome::Tombstoned
+    }
+
+    fn shred(&mut self, chat: u8, k: u8) -> ShredOutcome {
+        if self.stones.contains(&k) {
+            return ShredOutcome::AlreadyTombstoned;
+        }
+        let outcome = match self.shares.get(&k) {
+            Some(s) if s.chat != chat => return ShredOutcome::WrongChat,
+            Some(_) => ShredOutcome::Destroyed,
+            None => ShredOutcome::NotHeld,
+        };
+        self.kill(k);
+        outcome
+    }
+
+    fn expire(&mut self) -> u32 {
+        let now = self.now;
+        let due = |s: &Share| s.expires.is_some_and(|e| e <= now);
+        let gone: Vec<u8> = self
+            .shares
+            .iter()
+            .filter(|(_, s)| due(s))
+            .map(|(k, _)| *k)
+            .collect();
+        for k in &gone {
+            self.kill(*k);
+        }
+        gone.len() as u32
+    }
+}
+
+fn refs(keys: &[(u8, u8)]) -> Vec<KeyRef> {
+    keys.iter().map(|(c, k)| key_ref(*c, *k)).collect()
+}
+
+fn scope(chat_no: Option<u8>) -> FreezeScope {
+    chat_no.map_or(FreezeScope::All, |c| FreezeScope::Chat(chat(c)))
+}
+
+fn command(op: &Op) -> Option<Command> {
+    Some(match op {
+        Op::Store(items) => {
+            let item = |&(c, k, s, e): &(u8, u8, u8, Option<u64>)| StoreItem {
+                expires_ms: at(e),
+                ..item(c, k, s)
+            };
+            store(1, items.iter().map(item).collect())
+        }
+        Op::Release(r, lease, keys) => release_as("ae", *r, *lease, refs(keys)),
+        Op::Abandon(keys) => abandon(refs(keys)),
+        Op::Shred(keys) => shred(refs(keys)),
+        Op::Freeze(c) => freeze(scope(*c)),
+        Op::Thaw(c) => thaw(scope(*c)),
+        Op::Expire => expire(u64::MAX),
+        Op::Clock(_) => return None,
+    })
+}
+
+/// Applies to both, compares the answer and then the whole state.
+fn step(b: &mut Bench, m: &mut Model, op: &Op) -> Result<(), TestCaseError> {
+    let Some(command) = command(op) else {
+        if let Op::Clock(by) = op {
+            b.clock = b.clock.saturating_add_signed(*by);
+        }
+        return Ok(());
+    };
+    m.now = m.now.max(b.clock);
+    let effect = b.effect(command);
+    match op {
+        Op::Store(items) => {
+            let want = items.iter().map(|i| m.store(i)).collect();
+            prop_assert_eq!(effect, Effect::Stored(want));
+        }
+        Op::Release(r, lease, keys) => {
+            let bound = m.requests.entry(*r).or_insert((*lease, keys.clone()));
+            let same = *bound == (*lease, keys.clone());
+            let want: Vec<_> = keys
+                .iter()
+                .map(|(c, k)| {
+                    if same {
+                        m.release(*c, *k)
+                    } else {
+                        Err(Refusal::RequestMismatch)
+                    }
+                })
+                .collect();
+            prop_assert_eq!(results(&effect), want);
+        }
+        Op::Abandon(keys) => {
+            let want = keys.iter().map(|(c, k)| m.abandon(*c, *k)).collect();
+            prop_assert_eq!(effect, Effect::Abandoned(want));
+        }
+        Op::Shred(keys) => {
+            let want = keys.iter().map(|(c, k)| m.shred(*c, *k)).collect();
+            prop_assert_eq!(effect, Effect::Shredded(want));
+        }
+        Op::Freeze(c) => {
+            let new = m.frozen.insert(*c);
+            prop_assert_eq!(effect == Effect::Done, new);
+        }
+        Op::Thaw(c) => {
+            let was = m.frozen.remove(c);
+            prop_assert_eq!(effect == Effect::Done, was);
+        }
+        Op::Expire => {
+            let destroyed = m.expire();
+            let more = false;
+            prop_assert_eq!(effect, Effect::Expired { destroyed, more });
+        }
+        Op::Clock(_) => {}
+    }
+    compare(b, m)
+}
+
+fn compare(b: &Bench, m: &Model) -> Result<(), TestCaseError> {
+    for k in 0..8u8 {
+        match share(&b.kv, &key(k)).unwrap() {
+            Held::Nothing => {
+                prop_assert!(!m.shares.contains_key(&k) && !m.stones.contains(&k));
+            }
+            Held::Tombstone(_) => prop_assert!(m.stones.contains(&k)),
+            Held::Share(row) => {
+                let s = &m.shares[&k];
+                prop_assert_eq!(row.chat, chat(s.chat));
+                prop_assert_eq!(row.wrapped, Wrapped(vec![s.secret; 72]));
+                prop_assert_eq!((row.stored_ms, row.released), (s.stored, s.released));
+            }
+        }
+    }
+    let view = overview(&b.kv).unwrap();
+    prop_assert_eq!(view.live, vec![(1, m.shares.len() as u64)]);
+    prop_assert_eq!(view.freezes, m.frozen.len());
+    prop_assert_eq!(view.log_time_ms, m.now);
+    let timed = m.shares.values().filter(|s| s.expires.is_some()).count();
+    let rows = b.kv.0.range(vec![rows::EXPIRY]..vec![rows::EXPIRY + 1]);
+    prop_assert_eq!(rows.count(), timed);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(192))]
+
+    #[test]
+    fn the_machine_is_the_model(ops in prop::collection::vec(op(), 1..60)) {
+        let mut b = Bench::ready();
+        let mut m = Model { now: T0, ..Model::default() };
+        for op in &ops {
+            step(&mut b, &mut m, op)?;
+        }
+    }
+
+    /// The same entries give the same state bytes and the same replies; how
+    /// commands are cut into entries changes neither the state nor the log.
+    #[test]
+    fn state_is_a_function_of_the_log(
+        ops in prop::collection::vec(op(), 1..30), cut in 1usize..6, seed in any::<u64>(),
+    ) {
+        let commands: Vec<Command> = ops.iter().filter_map(command).collect();
+        let mut rng = rand_chacha::ChaCha20Rng::seed_from_u64(seed);
+        let whole = Proposal::new(T0 + 1, commands, &mut rng);
+        let start = Bench::ready();
+        let run = |batch: usize| {
+            let mut kv = start.kv.clone();
+            let mut replies = Vec::new();
+            for (n, part) in whole.commands.chunks(batch).enumerate() {
+                let part = Proposal { clock_ms: T0 + 1, commands: part.to_vec() };
+                let at = Position { term: 1, index: n as u64 };
+                let reply = start.machine.apply(&mut kv, at, &part.encode()).unwrap();
+                replies.extend(committed(at, &reply).unwrap().into_iter().map(Committed::into_value));
+            }
+            (kv, replies)
+        };
+        let (a, b, c) = (run(cut), run(cut), run(1));
+        prop_assert!(a == b);
+        prop_assert!(a == c);
+    }
+
+    #[test]
+    fn any_bytes_are_passed_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), flip in any::<prop::sample::Index>()) {
+        let b = Bench::ready();
+        let mut kv: MemKv = b.kv.clone();
+        let mut rng = rand_chacha::ChaCha20Rng::seed_from_u64(3);
+        let mut bent = Proposal::new(T0, vec![store(1, vec![item(1, 1, 1)])], &mut rng).encode();
+        let n = flip.index(bent.len());
+        bent[n] ^= 0x55;
+        for bytes in [bytes, bent] {
+            let reply = b.machine.apply(&mut kv, Position::default(), &bytes).unwrap();
+            let _ = committed(Position::default(), &reply);
+            Log::load(&kv).unwrap();
+        }
+    }
+}
