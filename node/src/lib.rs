@@ -16,3 +16,6 @@ pub mod http;
 pub mod peer;
 pub mod pki;
 pub mod raft;
+pub mod storage;
+pub mod store;
+pub mod wal;

@@ -5,6 +5,15 @@
 //!
 //! [`Machine`]: quorate_engine::types::kv::Machine
 
+pub mod log_store;
+pub mod snapshot;
+pub mod state_machine;
+#[cfg(test)]
+mod suite_tests;
+
+pub use self::log_store::LogStore;
+pub use self::state_machine::{StateMachine, StateReader};
+
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -54,3 +63,20 @@ pub struct SnapshotFile {
     /// Its length in bytes.
     pub len: u64,
 }
+
+/// A leader's id in log positions and votes: term and node.
+pub type LeaderId = openraft::impls::leader_id_adv::LeaderId<u64, u64>;
+/// A log position.
+pub type LogId = openraft::LogId<LeaderId>;
+/// A vote.
+pub type Vote = <TypeConfig as openraft::RaftTypeConfig>::Vote;
+/// A log entry.
+pub type Entry = <TypeConfig as openraft::RaftTypeConfig>::Entry;
+/// A log entry's payload.
+pub type Payload = <TypeConfig as openraft::RaftTypeConfig>::Payload;
+/// Members, with the position that made them so.
+pub type StoredMembership = openraft::StoredMembership<LeaderId, u64, openraft::BasicNode>;
+/// What a snapshot stands for.
+pub type SnapshotMeta = openraft::SnapshotMeta<LeaderId, u64, openraft::BasicNode>;
+/// A snapshot and what it stands for.
+pub type Snapshot = openraft::Snapshot<LeaderId, u64, openraft::BasicNode, SnapshotFile>;
