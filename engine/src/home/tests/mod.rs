@@ -1,0 +1,9 @@
+//! Tests of the home's decisions: exact effects, a model of the shard, crashes
+//! at every step of an opening, the lease table.
+
+mod apply;
+mod crash;
+mod fixtures;
+mod lease;
+mod model;
+mod opening;
