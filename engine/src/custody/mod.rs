@@ -66,6 +66,4 @@ pub const FREEZES_MAX: usize = 65_536;
 pub const EXPIRED_PER_SWEEP_MAX: usize = 256;
 
 #[cfg(test)]
-mod model_tests;
-#[cfg(test)]
 mod tests;

@@ -1,8 +1,6 @@
 //! Random commands against a model a person can check by eye, and the same
 //! commands on two nodes.
 
-use super::protocol::*;
-use super::tests::*;
 use super::*;
 use crate::audit::Log;
 use crate::types::kv::{Machine, MemKv, Position};
