@@ -5,12 +5,14 @@
 //!
 //! [`Machine`]: quorate_engine::types::kv::Machine
 
+pub mod group;
 pub mod log_store;
 pub mod snapshot;
 pub mod state_machine;
 #[cfg(test)]
 mod suite_tests;
 
+pub use self::group::{Group, GroupStatus, Leadership, ProposeError, ReadError};
 pub use self::log_store::LogStore;
 pub use self::state_machine::{StateMachine, StateReader};
 
