@@ -2,6 +2,7 @@
 //! key-value border that replicated state is written through.
 
 pub mod codec;
+pub mod content;
 pub mod ids;
 pub mod kv;
 pub mod secret;

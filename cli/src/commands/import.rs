@@ -1,0 +1,152 @@
+//! `quorate import telegram FILE`.
+
+use super::Context;
+use crate::client::ClientOptions;
+use crate::exit::{CommandResult, Failure};
+use crate::progress::Progress;
+use crate::telegram::import::{Plan, Summary, import};
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Attempts a request of an import: it outlives elections and restarts.
+const ATTEMPTS_MAX: u32 = 24;
+/// Unreadable parts shown to a person; `--json` has more.
+const SHOWN_MAX: usize = 20;
+
+/// Bring chats in from elsewhere
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    from: From,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum From {
+    /// Import Telegram Desktop's JSON export; goes on where it was interrupted
+    Telegram(Telegram),
+}
+
+#[derive(Debug, clap::Args)]
+struct Telegram {
+    /// result.json of a full export or of one chat
+    file: PathBuf,
+    /// Import a file a second time, as copy N
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    copy: u32,
+    /// Show no progress
+    #[arg(long)]
+    quiet: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// [`Failure`].
+pub async fn run(args: Args, context: &Context) -> CommandResult {
+    let From::Telegram(args) = args.from;
+    let deployment = context.deployment()?;
+    let attempts = ClientOptions {
+        attempts_max: ATTEMPTS_MAX,
+        ..ClientOptions::default()
+    };
+    let client = deployment.client()?.with_options(attempts);
+    let secret = deployment.secret()?;
+    let plan = Plan {
+        file: args.file,
+        journals: deployment.state_dir()?.join("imports"),
+        copy: args.copy,
+    };
+    let progress = Arc::new(Progress::new("import", context.output, args.quiet));
+    let summary = import(&client, &secret, &plan, progress).await?;
+    context.output.show(&event(&summary)?, || text(&summary))?;
+    Ok(summary.exit())
+}
+
+fn event(summary: &Summary) -> Result<serde_json::Value, Failure> {
+    let mut value = serde_json::to_value(summary).map_err(|e| {
+        Failure::new(
+            crate::exit::Exit::Failed,
+            "internal",
+            e.to_string(),
+            "report it",
+        )
+    })?;
+    value["event"] = "summary".into();
+    Ok(value)
+}
+
+fn text(s: &Summary) -> String {
+    let mut out = format!(
+        "imported {} messages of {} chats as archive {}",
+        s.messages, s.chats, s.archive
+    );
+    if s.already > 0 {
+        let _ = write!(
+            out,
+            "\n{} of them were stored already by an earlier run",
+            s.already
+        );
+    }
+    let n = s.notes;
+    for (count, what) in [
+        (
+            n.control_bytes,
+            "control bytes written as \\xNN or bare: read as the characters they mean",
+        ),
+        (
+            n.long_numbers,
+            "numbers too long for a machine: kept digit for digit",
+        ),
+        (
+            n.duplicate_keys,
+            "keys that stood twice in one object: both values kept",
+        ),
+    ] {
+        if count > 0 {
+            let _ = write!(out, "\n{count} {what}");
+        }
+    }
+    if s.media_files > 0 {
+        let _ = write!(
+            out,
+            "\n{} messages name media files: what is known of them is stored, the files themselves are not uploaded yet",
+            s.media_files
+        );
+    }
+    for warning in &s.warnings {
+        let _ = write!(out, "\nwarning: {warning}");
+    }
+    if s.unread_total > 0 {
+        let _ = write!(
+            out,
+            "\ncould not read {} parts of the file:",
+            s.unread_total
+        );
+    }
+    for unread in s.unread.iter().take(SHOWN_MAX) {
+        let kept = if unread.kept {
+            " (its bytes are kept)"
+        } else {
+            ""
+        };
+        let _ = write!(
+            out,
+            "\n  {} at byte {}: {}{kept}",
+            unread.path, unread.offset, unread.reason
+        );
+    }
+    if s.unread_total > SHOWN_MAX as u64 {
+        let _ = write!(
+            out,
+            "\n  … and {} more; --json names up to 1000",
+            s.unread_total - SHOWN_MAX as u64
+        );
+    }
+    let _ = write!(
+        out,
+        "\nexport it with: quorate export telegram {} --out FILE",
+        s.archive
+    );
+    out
+}

@@ -1,0 +1,183 @@
+//! The command tree: one file per command, one variant per file.
+//!
+//! A new command is a file with an `Args` (clap derive) and
+//! `async fn run(args, &Context) -> CommandResult`, one variant of [`Command`]
+//! and one arm in [`Command::run`].
+
+pub mod bench;
+pub mod chat;
+pub mod completions;
+pub mod export;
+pub mod import;
+pub mod message;
+pub mod policy;
+pub mod status;
+
+use crate::client::Client;
+use crate::deployment::Deployment;
+use crate::exit::{CommandResult, EXIT_CODES_HELP, Failure};
+use crate::output::Output;
+use clap::{Args, Parser, Subcommand};
+use quorate_engine::api::Content;
+use std::path::{Path, PathBuf};
+
+/// Cloud chats in one place, their keys in several others.
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version, after_help = EXIT_CODES_HELP, propagate_version = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// Directory of the deployment (it holds client.toml) [default: where `quorate dev` keeps it]
+    #[arg(
+        long,
+        global = true,
+        env = "QUORATE_DEPLOYMENT",
+        value_name = "DIR",
+        hide_env_values = true
+    )]
+    pub deployment: Option<PathBuf>,
+    /// Print JSON, one value a line; errors too, on standard error
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create, list and show chats
+    Chat(chat::Args),
+    /// Send, edit and read messages
+    Message(message::Args),
+    /// Bring chats in from elsewhere
+    Import(import::Args),
+    /// Take chats out again
+    Export(export::Args),
+    /// Show the deployment's clusters, margins and warnings
+    Status(status::Args),
+    /// Explain and check policies
+    Policy(policy::Args),
+    /// Measure a deployment
+    Bench(bench::Args),
+    /// Print completions for a shell
+    Completions(completions::Args),
+}
+
+impl Command {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// [`Failure`], with the exit code it means.
+    pub async fn run(self, context: &Context) -> CommandResult {
+        match self {
+            Self::Chat(args) => chat::run(args, context).await,
+            Self::Message(args) => message::run(args, context).await,
+            Self::Import(args) => import::run(args, context).await,
+            Self::Export(args) => export::run(args, context).await,
+            Self::Status(args) => status::run(args, context).await,
+            Self::Policy(args) => policy::run(&args, context),
+            Self::Bench(args) => bench::run(args, context).await,
+            Self::Completions(args) => completions::run(&args),
+        }
+    }
+}
+
+/// What every command is given.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Options of every command.
+    pub global: Global,
+    /// Where results go.
+    pub output: Output,
+}
+
+impl Context {
+    /// From the options.
+    pub fn new(global: Global) -> Self {
+        let output = Output { json: global.json };
+        Self { global, output }
+    }
+
+    /// The deployment that is meant.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn deployment(&self) -> Result<Deployment, Failure> {
+        Deployment::find(self.global.deployment.as_deref())
+    }
+
+    /// A client of its home.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn client(&self) -> Result<Client, Failure> {
+        self.deployment()?.client()
+    }
+}
+
+/// A fresh idempotency key, unless one was given.
+pub fn idempotency_key(given: Option<String>) -> String {
+    given.unwrap_or_else(|| hex::encode(rand::random::<[u8; 16]>()))
+}
+
+/// Content given on the command line: JSON itself, `@FILE`, or `-` for standard input.
+///
+/// # Errors
+/// When it cannot be read or is no JSON object.
+pub fn content(given: &str) -> Result<Content, Failure> {
+    let text = match given.strip_prefix('@') {
+        Some(path) => read(std::fs::File::open(path), Path::new(path))?,
+        None if given == "-" => read(Ok(std::io::stdin()), Path::new("standard input"))?,
+        None => given.as_bytes().to_vec(),
+    };
+    serde_json::from_slice(&text).map_err(|e| {
+        Failure::usage(
+            format!("the content is not a JSON object: {e}"),
+            "give an object such as '{\"text\": \"hello\"}', @FILE, or - for standard input",
+        )
+    })
+}
+
+fn read<R: std::io::Read>(source: std::io::Result<R>, path: &Path) -> Result<Vec<u8>, Failure> {
+    let limit = quorate_engine::api::CONTENT_BYTES_MAX as u64;
+    let mut out = Vec::new();
+    let got = source.and_then(|s| std::io::Read::take(s, limit + 1).read_to_end(&mut out));
+    got.map_err(|e| Failure::file("read", path, &e))?;
+    if out.len() as u64 > limit {
+        return Err(Failure::usage(
+            format!(
+                "{} is over the limit of 1 MiB for one message",
+                path.display()
+            ),
+            "split it over several messages",
+        ));
+    }
+    Ok(out)
+}
+
+use std::io::Read as _;
+
+/// Refuses what cannot be a chat's id before anything is sent.
+///
+/// # Errors
+/// [`Failure`] with how an id looks.
+pub fn check_chat(text: &str) -> Result<(), Failure> {
+    match text.parse::<quorate_engine::types::ChatId>() {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Failure::usage(
+            format!(
+                "{:?} is not a chat's id",
+                text.chars().take(80).collect::<String>()
+            ),
+            "give the 64 hex characters that `quorate chat list` or an import shows",
+        )),
+    }
+}

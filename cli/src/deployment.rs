@@ -1,0 +1,256 @@
+//! Which deployment a command talks to, and how.
+//!
+//! A deployment directory holds `client.toml`; whoever makes a deployment
+//! (`dev`, `deploy init`) writes it with [`ClientFile::write`]. It is found by
+//! `--deployment DIR`, then `QUORATE_DEPLOYMENT`, then where `quorate dev` puts
+//! it. What this client itself must remember (its secret, import journals)
+//! lies in `client/` inside.
+
+use crate::client::{Client, ClientOptions};
+use crate::exit::Failure;
+use quorate_engine::types::Secret;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Largest `client.toml` or certificate file read.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// `client.toml`. Paths are relative to its directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientFile {
+    /// Deployment id, hex.
+    #[serde(default)]
+    pub deployment: String,
+    /// `https://HOST:PORT` of each home node's client plane.
+    pub endpoints: Vec<String>,
+    /// PEM file with the CA of the client plane.
+    pub ca: PathBuf,
+    /// Device name this client declares.
+    pub device: String,
+    /// Operator plane of each cluster, by its name; only where this user is its operator.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub operator: BTreeMap<String, OperatorFile>,
+}
+
+/// How to reach one cluster's operator plane.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorFile {
+    /// `https://HOST:PORT` of each node.
+    pub endpoints: Vec<String>,
+    /// PEM file with the cluster's CA.
+    pub ca: PathBuf,
+    /// PEM file with the operator's certificate.
+    pub certificate: PathBuf,
+    /// PEM file with the operator's key.
+    pub key: PathBuf,
+}
+
+impl ClientFile {
+    /// Writes it to `dir/client.toml`.
+    ///
+    /// # Errors
+    /// As the disk does.
+    pub fn write(&self, dir: &Path) -> std::io::Result<()> {
+        let text = toml::to_string(self).map_err(std::io::Error::other)?;
+        std::fs::write(dir.join("client.toml"), text)
+    }
+}
+
+/// A deployment directory that was found and read.
+#[derive(Clone, Debug)]
+pub struct Deployment {
+    /// The directory.
+    pub dir: PathBuf,
+    /// Its `client.toml`.
+    pub file: ClientFile,
+}
+
+/// Where `quorate dev` keeps its deployment when nothing else is said.
+pub fn default_dir() -> Option<PathBuf> {
+    let absolute = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|p| p.is_absolute())
+    };
+    let state = absolute("XDG_STATE_HOME");
+    let state = state.or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
+    Some(state.join("quorate/dev"))
+}
+
+impl Deployment {
+    /// Finds the deployment: `given` (from `--deployment` or `QUORATE_DEPLOYMENT`) or the default place.
+    ///
+    /// # Errors
+    /// When there is none, or its `client.toml` is wrong.
+    pub fn find(given: Option<&Path>) -> Result<Self, Failure> {
+        let start = "start one with `quorate dev` in another terminal, or name its directory with --deployment DIR or QUORATE_DEPLOYMENT";
+        let dir = match given {
+            Some(dir) => dir.to_owned(),
+            None => default_dir().ok_or_else(|| {
+                Failure::usage(
+                    "no deployment given, and neither XDG_STATE_HOME nor HOME is set",
+                    start,
+                )
+            })?,
+        };
+        let path = dir.join("client.toml");
+        let bytes = read_limited(&path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Failure::usage(
+                format!("no deployment at {}: it has no client.toml", dir.display()),
+                start,
+            ),
+            _ => Failure::file("read", &path, &e),
+        })?;
+        let file: ClientFile = String::from_utf8(bytes)
+            .map_err(|e| e.to_string())
+            .and_then(|text| toml::from_str(&text).map_err(|e| e.to_string()))
+            .map_err(|e| {
+                Failure::usage(
+                    format!("{} is not as it should be: {e}", path.display()),
+                    "correct it, or make the deployment anew; docs/cli.md shows its keys",
+                )
+            })?;
+        Ok(Self { dir, file })
+    }
+
+    /// A client of its home.
+    ///
+    /// # Errors
+    /// When an endpoint or the CA file is wrong.
+    pub fn client(&self) -> Result<Client, Failure> {
+        let path = self.dir.join(&self.file.ca);
+        let ca = read_limited(&path).map_err(|e| Failure::file("read the CA file", &path, &e))?;
+        let options = ClientOptions::default();
+        Client::new(&self.file.endpoints, &ca, &self.file.device, options).map_err(|e| {
+            Failure::usage(
+                format!("{}: {e}", self.dir.join("client.toml").display()),
+                "correct the endpoints and ca there, or make the deployment anew",
+            )
+        })
+    }
+
+    /// The directory for what this client remembers; made with mode 0700.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn state_dir(&self) -> Result<PathBuf, Failure> {
+        let dir = self.dir.join("client");
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .map_err(|e| Failure::file("make", &dir, &e))?;
+        Ok(dir)
+    }
+
+    /// This client's own random secret for this deployment, made at first use, mode 0600.
+    /// It keys digests of content, which must never leave unkeyed.
+    ///
+    /// # Errors
+    /// When it cannot be read or made.
+    pub fn secret(&self) -> Result<Secret<32>, Failure> {
+        let path = self.state_dir()?.join("secret");
+        let fresh = Secret::<32>::generate(&mut rand::rng());
+        let made = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path);
+        match made {
+            Ok(mut file) => {
+                let written = file
+                    .write_all(fresh.expose())
+                    .and_then(|()| file.sync_all());
+                written.map_err(|e| Failure::file("write", &path, &e))?;
+                Ok(fresh)
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                let bytes = read_limited(&path).map_err(|e| Failure::file("read", &path, &e))?;
+                Secret::from_slice(&bytes).ok_or_else(|| {
+                    Failure::new(
+                        crate::exit::Exit::Failed,
+                        "client_secret",
+                        format!(
+                            "{} must hold 32 bytes, it has {}",
+                            path.display(),
+                            bytes.len()
+                        ),
+                        "delete it; an import that was interrupted will then begin anew",
+                    )
+                })
+            }
+            Err(e) => Err(Failure::file("make", &path, &e)),
+        }
+    }
+}
+
+/// Reads a small file whole.
+///
+/// # Errors
+/// As the disk does, and when it is over 1 MiB.
+pub fn read_limited(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut out = Vec::new();
+    std::fs::File::open(path)?
+        .take(FILE_BYTES_MAX + 1)
+        .read_to_end(&mut out)?;
+    if out.len() as u64 > FILE_BYTES_MAX {
+        return Err(std::io::Error::other("the file is over 1 MiB"));
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_client_file_round_trips_and_refuses_unknown_keys() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = ClientFile {
+            endpoints: vec!["https://127.0.0.1:7000".into()],
+            ca: "ca.pem".into(),
+            device: "d".into(),
+            operator: [("ch".to_owned(), OperatorFile::default())].into(),
+            ..ClientFile::default()
+        };
+        file.write(dir.path()).unwrap();
+        assert_eq!(Deployment::find(Some(dir.path())).unwrap().file, file);
+        std::fs::write(
+            dir.path().join("client.toml"),
+            "endpoints = []\nca = \"x\"\ndevice = \"d\"\ncolour = 1\n",
+        )
+        .unwrap();
+        let e = Deployment::find(Some(dir.path())).unwrap_err();
+        assert!(e.what.contains("colour"), "{e}");
+        let e = Deployment::find(Some(&dir.path().join("none"))).unwrap_err();
+        assert!(
+            e.what.contains("no client.toml") && e.next.contains("quorate dev"),
+            "{e}"
+        );
+    }
+
+    #[test]
+    fn the_secret_is_made_once_and_for_its_owner_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let d = Deployment {
+            dir: dir.path().into(),
+            file: ClientFile::default(),
+        };
+        let first = d.secret().unwrap();
+        assert_eq!(first.expose(), d.secret().unwrap().expose());
+        let path = dir.path().join("client/secret");
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        std::fs::write(&path, b"short").unwrap();
+        assert!(d.secret().is_err());
+    }
+}
