@@ -53,8 +53,11 @@ pub fn files(dir: &str, extensions: &[&str]) -> Vec<PathBuf> {
             let name = entry.file_name().to_string_lossy().into_owned();
             let path = dir.join(&name);
             let hidden = name.starts_with('.') && name != ".ci";
+            if hidden {
+                continue;
+            }
             if entry.path().is_dir() {
-                if !hidden && name != "target" {
+                if name != "target" {
                     walk(root, &path, extensions, out);
                 }
             } else if extensions.is_empty()
