@@ -53,11 +53,8 @@ pub fn files(dir: &str, extensions: &[&str]) -> Vec<PathBuf> {
             let name = entry.file_name().to_string_lossy().into_owned();
             let path = dir.join(&name);
             let hidden = name.starts_with('.') && name != ".ci";
-            if hidden {
-                continue;
-            }
             if entry.path().is_dir() {
-                if name != "target" {
+                if !hidden && name != "target" {
                     walk(root, &path, extensions, out);
                 }
             } else if extensions.is_empty()
