@@ -77,7 +77,7 @@ impl SealingKeyStatement {
             return Err(StatementError::Expired(custodian.clone()));
         }
         // A minute for clocks that differ.
-        if self.expires_ms > now_ms + SEALING_LIFE_MS_MAX + 60_000 {
+        if self.expires_ms > now_ms.saturating_add(SEALING_LIFE_MS_MAX + 60_000) {
             return Err(StatementError::TooLong(custodian.clone()));
         }
         Ok(())

@@ -22,7 +22,7 @@ fn older_than(table: u8, time: u64) -> (Vec<u8>, Vec<u8>) {
 }
 
 fn idempotency(cx: &mut Ctx<'_>, limit: usize) -> Result<(), KvError> {
-    let Some(before) = (cx.now + 1).checked_sub(IDEMPOTENCY_MS_MAX) else {
+    let Some(before) = cx.now.saturating_add(1).checked_sub(IDEMPOTENCY_MS_MAX) else {
         return Ok(());
     };
     let (from, to) = older_than(table::IDEMPOTENCY_TIME, before);
@@ -41,7 +41,7 @@ fn idempotency(cx: &mut Ctx<'_>, limit: usize) -> Result<(), KvError> {
 }
 
 fn sessions(cx: &mut Ctx<'_>, limit: usize) -> Result<(), KvError> {
-    let (from, to) = older_than(table::SESSION_TIME, cx.now + 1);
+    let (from, to) = older_than(table::SESSION_TIME, cx.now.saturating_add(1));
     let mut left = limit;
     for (time_key, _) in cx.kv.scan(&from, &to, limit, false)? {
         let Some(id) = time_key.get(9..25).and_then(|b| b.try_into().ok()) else {
