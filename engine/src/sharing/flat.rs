@@ -151,27 +151,32 @@ pub enum FlatError {
 pub(super) struct Polynomial(Vec<Block>);
 
 impl Polynomial {
-    pub(super) fn draw<R: CryptoRng + ?Sized>(threshold: u8, secret: Block, rng: &mut R) -> Self {
-        let mut coefficients = Vec::with_capacity(usize::from(threshold));
-        coefficients.push(secret);
+    pub(super) fn draw<R: CryptoRng + ?Sized>(threshold: u8, secret: &Block, rng: &mut R) -> Self {
+        let mut coefficients = Vec::new();
+        coefficients.resize_with(usize::from(threshold), Block::default);
         let mut bytes = [0u8; BLOCK_BYTES];
-        for _ in 1..threshold {
-            // Uniform, zero included: see the head of this file.
-            rng.fill_bytes(&mut bytes);
-            coefficients.push(Block::load(&bytes));
+        for (power, coefficient) in coefficients.iter_mut().enumerate() {
+            if power == 0 {
+                coefficient.copy(secret);
+            } else {
+                // Uniform, zero included: see the head of this file.
+                rng.fill_bytes(&mut bytes);
+                coefficient.load(&bytes);
+            }
         }
         bytes.zeroize();
         Self(coefficients)
     }
 
     /// The values at a public x.
-    pub(super) fn at(&self, x: u8) -> Block {
-        let mut coefficients = self.0.iter().rev();
-        let mut value = coefficients.next().cloned().unwrap_or_default();
-        for coefficient in coefficients {
+    pub(super) fn at(&self, x: u8, value: &mut Block) {
+        let Some((leading, rest)) = self.0.split_last() else {
+            return;
+        };
+        value.copy(leading);
+        for coefficient in rest.iter().rev() {
             value.horner(x, coefficient);
         }
-        value
     }
 }
 
@@ -221,13 +226,14 @@ pub fn split_bytes<R: CryptoRng + ?Sized>(
     let mut out: Vec<PointShare> = (1..=threshold.shares())
         .map(|x| (x, Zeroizing::new(vec![0; secret.len()])))
         .collect();
+    let mut value = Block::default();
     for (index, chunk) in secret.chunks(BLOCK_BYTES).enumerate() {
         let start = index * BLOCK_BYTES;
-        let polynomial = Polynomial::draw(threshold.threshold(), Block::load(chunk), rng);
+        value.load(chunk);
+        let polynomial = Polynomial::draw(threshold.threshold(), &value, rng);
         for (x, share) in &mut out {
-            polynomial
-                .at(*x)
-                .store(&mut share[start..start + chunk.len()]);
+            polynomial.at(*x, &mut value);
+            value.store(&mut share[start..start + chunk.len()]);
         }
     }
     Ok(out)
@@ -282,16 +288,19 @@ pub fn combine_bytes(
     }
     let chosen: Vec<usize> = seen.iter().flatten().take(needed).copied().collect();
     let xs: Vec<u8> = chosen.iter().map(|p| points[*p].0).collect();
-    let weights = lagrange_at_zero(&xs);
+    let mut terms: Vec<(u8, Block)> = lagrange_at_zero(&xs)
+        .into_iter()
+        .map(|weight| (weight, Block::default()))
+        .collect();
     let mut secret = Zeroizing::new(vec![0; points[0].1.len()]);
+    let mut value = Block::default();
     for (index, out) in secret.chunks_mut(BLOCK_BYTES).enumerate() {
         let range = index * BLOCK_BYTES..index * BLOCK_BYTES + out.len();
-        let terms: Vec<(u8, Block)> = weights
-            .iter()
-            .zip(&chosen)
-            .map(|(weight, p)| (*weight, Block::load(&points[*p].1[range.clone()])))
-            .collect();
-        Block::weighted_sum(&terms).store(out);
+        for ((_, block), position) in terms.iter_mut().zip(&chosen) {
+            block.load(&points[*position].1[range.clone()]);
+        }
+        value.weighted_sum(&terms);
+        value.store(out);
     }
     Ok(secret)
 }

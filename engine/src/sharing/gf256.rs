@@ -43,32 +43,32 @@ pub fn invert(a: u8) -> u8 {
     mul(mul(a240, a12), a2)
 }
 
-/// 32 secret field elements, worked on together. Wiped on drop.
-#[derive(Clone, Default, Zeroize, ZeroizeOnDrop)]
+/// 32 secret field elements, worked on together. Wiped on drop; written in place
+/// rather than returned, because a moved value leaves a copy behind that nobody wipes.
+#[derive(Default, Zeroize, ZeroizeOnDrop)]
 pub(super) struct Block([u64; WORDS]);
 
 impl Block {
-    /// Takes 32 bytes; a shorter slice is filled up with zeros.
+    /// Takes up to 32 bytes, in place; a shorter slice is filled up with zeros.
     ///
     /// # Panics
     /// When `bytes` is longer than a block, which is a bug of the caller.
     #[inline]
-    pub(super) fn load(bytes: &[u8]) -> Self {
-        let mut out = Self::default();
-        out.fill(bytes);
-        out
-    }
-
-    /// As [`Block::load`], in place.
-    #[inline]
-    pub(super) fn fill(&mut self, bytes: &[u8]) {
+    pub(super) fn load(&mut self, bytes: &[u8]) {
         assert!(bytes.len() <= BLOCK_BYTES, "a block holds 32 bytes");
+        self.0 = [0; WORDS];
         for (word, chunk) in self.0.iter_mut().zip(bytes.chunks(8)) {
             let mut le = [0u8; 8];
             le[..chunk.len()].copy_from_slice(chunk);
             *word = u64::from_le_bytes(le);
             le.zeroize();
         }
+    }
+
+    /// Takes the value of another block, in place.
+    #[inline]
+    pub(super) fn copy(&mut self, other: &Self) {
+        self.0 = other.0;
     }
 
     /// Writes the first `out.len()` bytes.
@@ -106,8 +106,9 @@ impl Block {
             self.add(coefficient);
             return;
         }
-        let factor = self.clone();
-        *self = Self::default();
+        let mut factor = Self::default();
+        factor.copy(self);
+        self.0 = [0; WORDS];
         for bit in (0..8 - x.leading_zeros()).rev() {
             self.double();
             if (x >> bit) & 1 == 1 {
@@ -117,21 +118,20 @@ impl Block {
         self.add(coefficient);
     }
 
-    /// The sum of `weight * block` over all terms. Weights are public. Bits of
+    /// Becomes the sum of `weight * block` over all terms. Weights are public. Bits of
     /// the weights are taken from the top for all terms at once, so that there
     /// are eight doublings in all rather than eight a term.
     #[inline]
-    pub(super) fn weighted_sum(terms: &[(u8, Self)]) -> Self {
-        let mut sum = Self::default();
+    pub(super) fn weighted_sum(&mut self, terms: &[(u8, Self)]) {
+        self.0 = [0; WORDS];
         for bit in (0..8).rev() {
-            sum.double();
+            self.double();
             for (weight, block) in terms {
                 if (weight >> bit) & 1 == 1 {
-                    sum.add(block);
+                    self.add(block);
                 }
             }
         }
-        sum
     }
 }
 
@@ -204,24 +204,28 @@ mod tests {
         }
     }
 
+    fn block(bytes: &[u8]) -> Block {
+        let mut out = Block::default();
+        out.load(bytes);
+        out
+    }
+
     #[test]
     fn blocks_agree_with_single_bytes_over_all_pairs() {
         for x in 0..=255u8 {
             for start in (0..=255u8).step_by(BLOCK_BYTES) {
                 let bytes: Vec<u8> = (0..32).map(|i| start + i).collect();
-                let block = Block::load(&bytes);
 
                 let mut out = [0u8; 32];
-                let coefficient = Block::load(&[0xa5; 32]);
-                let mut step = block.clone();
-                step.horner(x, &coefficient);
-                step.store(&mut out);
+                let mut value = block(&bytes);
+                value.horner(x, &block(&[0xa5; 32]));
+                value.store(&mut out);
                 for (b, got) in bytes.iter().zip(out) {
                     assert_eq!(got, mul(*b, x) ^ 0xa5, "{b} * {x} + a5");
                 }
 
-                let other = Block::load(&[0x3c; 32]);
-                Block::weighted_sum(&[(x, block.clone()), (0x91, other)]).store(&mut out);
+                value.weighted_sum(&[(x, block(&bytes)), (0x91, block(&[0x3c; 32]))]);
+                value.store(&mut out);
                 for (b, got) in bytes.iter().zip(out) {
                     assert_eq!(got, mul(*b, x) ^ mul(0x3c, 0x91));
                 }
@@ -231,10 +235,11 @@ mod tests {
 
     #[test]
     fn short_blocks_are_filled_with_zeros_and_cut_on_the_way_out() {
-        let block = Block::load(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+        let mut value = block(&[0xee; 32]);
+        value.load(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
         let (mut all, mut some) = ([0xffu8; 32], [0xffu8; 11]);
-        block.store(&mut all);
-        block.store(&mut some);
+        value.store(&mut all);
+        value.store(&mut some);
         assert_eq!(some, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
         assert_eq!(all[..11], some);
         assert_eq!(all[11..], [0; 21]);

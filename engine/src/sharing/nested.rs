@@ -69,13 +69,15 @@ pub fn split<R: CryptoRng + ?Sized>(
 ) -> Result<Vec<(CustodianId, Share)>, SharingError> {
     let leaves = check(structure)?;
     let mut out = Vec::with_capacity(leaves);
-    deal(structure, Block::load(key.expose()), rng, &mut out);
+    let mut secret = Block::default();
+    secret.load(key.expose());
+    deal(structure, &secret, rng, &mut out);
     Ok(out)
 }
 
 fn deal<R: CryptoRng + ?Sized>(
     node: &Structure,
-    secret: Block,
+    secret: &Block,
     rng: &mut R,
     out: &mut Vec<(CustodianId, Share)>,
 ) {
@@ -91,8 +93,10 @@ fn deal<R: CryptoRng + ?Sized>(
             children,
         } => {
             let polynomial = Polynomial::draw(*threshold, secret, rng);
+            let mut value = Block::default();
             for (x, child) in (1..=u8::MAX).zip(children) {
-                deal(child, polynomial.at(x), rng, out);
+                polynomial.at(x, &mut value);
+                deal(child, &value, rng, out);
             }
         }
     }
@@ -122,43 +126,55 @@ pub fn combine(
             return Err(SharingError::UnknownCustodian(id.clone()));
         }
     }
-    let secret = recover(structure, shares).ok_or_else(|| SharingError::TooFew {
-        have: shares.iter().map(|(id, _)| id.clone()).collect(),
-    })?;
+    let mut secret = Block::default();
+    if !recover(structure, shares, &mut secret) {
+        return Err(SharingError::TooFew {
+            have: shares.iter().map(|(id, _)| id.clone()).collect(),
+        });
+    }
     let mut bytes = [0u8; BLOCK_BYTES];
     secret.store(&mut bytes);
+    // `take` wipes `bytes`.
     Ok(DataKey(Secret::take(&mut bytes)))
 }
 
-fn recover(node: &Structure, shares: &[(CustodianId, &Share)]) -> Option<Block> {
+/// Writes the node's value when the shares determine it, and says whether they do.
+fn recover(node: &Structure, shares: &[(CustodianId, &Share)], value: &mut Block) -> bool {
     match node {
-        Structure::Leaf(id) => shares
-            .iter()
-            .find(|(have, _)| have == id)
-            .map(|(_, share)| Block::load(share.expose())),
+        Structure::Leaf(id) => {
+            let share = shares.iter().find(|(have, _)| have == id);
+            if let Some((_, share)) = share {
+                value.load(share.expose());
+            }
+            share.is_some()
+        }
         Structure::Gate {
             threshold,
             children,
         } => {
             let needed = usize::from(*threshold);
             let mut xs = Vec::with_capacity(needed);
-            let mut terms = Vec::with_capacity(needed);
+            // Never grown past its capacity: growing would leave copies behind.
+            let mut terms: Vec<(u8, Block)> = Vec::with_capacity(needed);
             for (x, child) in (1..=u8::MAX).zip(children) {
-                if let Some(value) = recover(child, shares) {
+                if xs.len() == needed {
+                    break;
+                }
+                if terms.len() == xs.len() {
+                    terms.push((0, Block::default()));
+                }
+                if recover(child, shares, &mut terms[xs.len()].1) {
                     xs.push(x);
-                    terms.push((0, value));
-                    if terms.len() == needed {
-                        break;
-                    }
                 }
             }
-            if terms.len() < needed {
-                return None;
+            if xs.len() < needed {
+                return false;
             }
             for (term, weight) in terms.iter_mut().zip(lagrange_at_zero(&xs)) {
                 term.0 = weight;
             }
-            Some(Block::weighted_sum(&terms))
+            value.weighted_sum(&terms);
+            true
         }
     }
 }

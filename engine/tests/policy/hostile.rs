@@ -40,7 +40,10 @@ fn hostile_canonical_bytes() {
         ThresholdError::Zero.into()
     );
     assert_eq!(
-        refused(&gate(2, &[ch.clone(), is.clone(), gate(0, std::slice::from_ref(&sg))])),
+        refused(&gate(
+            2,
+            &[ch.clone(), is.clone(), gate(0, std::slice::from_ref(&sg))]
+        )),
         ThresholdError::Zero.into()
     );
     assert_eq!(
