@@ -13,6 +13,7 @@ pub mod config;
 pub mod embedded;
 pub mod home;
 pub mod http;
+mod locked;
 pub mod metrics;
 pub mod peer;
 pub mod pki;

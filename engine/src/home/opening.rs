@@ -355,6 +355,7 @@ pub struct Opening {
     margins: Margins,
     key: Option<DataKey>,
     started: Mono,
+    thin_wait_ms: Mono,
     phase: Phase,
     effects: Vec<Effect>,
 }
@@ -377,6 +378,7 @@ impl Opening {
             margins,
             key,
             started: now,
+            thin_wait_ms: THIN_WAIT_MS,
             phase: Phase::Collecting,
             effects: Vec::new(),
         };
@@ -421,6 +423,11 @@ impl Opening {
         ))
     }
 
+    /// Waits another time for the margin than [`THIN_WAIT_MS`]; at most [`OPENING_MS_MAX`].
+    pub fn set_thin_wait(&mut self, ms: Mono) {
+        self.thin_wait_ms = ms.min(OPENING_MS_MAX);
+    }
+
     /// The dealing.
     pub fn key(&self) -> KeyRef {
         self.key_ref
@@ -453,7 +460,7 @@ impl Opening {
         }
         let resend = self.leaves.values().filter_map(|l| l.resend_at).min();
         let give_up = self.started + OPENING_MS_MAX;
-        let thin = self.started + THIN_WAIT_MS;
+        let thin = self.started + self.thin_wait_ms;
         let thin = (self.can_wait_for_thin()).then_some(thin);
         [resend, thin, Some(give_up)].into_iter().flatten().min()
     }
@@ -561,7 +568,7 @@ impl Opening {
         }
         let margin = self.policy.margin_of(&self.acked());
         let full = margin.is_some_and(|m| m >= usize::from(self.margins.write_margin));
-        let waited = self.settled() || now >= self.started + THIN_WAIT_MS;
+        let waited = self.settled() || now >= self.started + self.thin_wait_ms;
         if full || (waited && self.can_wait_for_thin()) {
             self.phase = Phase::Deciding;
             let acks = vec![self.ack(waited)];

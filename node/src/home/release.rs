@@ -1,0 +1,447 @@
+//! Obtaining data keys from custodians: many readers, few requests.
+//!
+//! One task takes every wish for a key, lets wishes for the same key wait for
+//! one answer, and collects up to 256 keys with one request a custodian. The
+//! engine's collector decides whom to ask; this turns its asks into calls.
+
+use super::core::Core;
+use super::custodians::AskError;
+use super::leases::{LeaseError, LeasedKey, NewLease};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use quorate_engine::authz;
+use quorate_engine::crypto::seal::{
+    Receiver, RecipientKey, ReleaseBinding, ShareBinding, release_info,
+};
+use quorate_engine::crypto::subkeys;
+use quorate_engine::custody::protocol::{
+    CustodianReply, CustodianRequest, KeyRef, Reason, Receipt, ReleaseReply, ReleaseRequest,
+    ShareResult,
+};
+use quorate_engine::home::read;
+use quorate_engine::policy::Policy;
+use quorate_engine::quorum::{
+    Answer, Ask, AskId, Collector, CollectorConfig, Hint, KEYS_MAX, NoQuorum, Quorum, Wanted,
+};
+use quorate_engine::sharing;
+use quorate_engine::types::{CustodianId, EpochNo, KeyId, PolicyId, RequestId};
+use rand::Rng;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+/// Wishes waiting to be taken up.
+pub const WANTS_MAX: usize = 16_384;
+/// Collections running at once.
+const JOBS_MAX: usize = 32;
+/// A key pair that releases are sealed to is used for so long, in milliseconds.
+const LEASE_KEY_MS_MAX: u64 = 600_000;
+/// From this many shares on, opening them leaves the async runtime.
+const BLOCKING_SHARES_MIN: usize = 8;
+
+/// Why a key could not be had.
+#[derive(Clone, Debug)]
+pub enum ObtainError {
+    /// No quorum.
+    Quorum(Box<NoQuorum>),
+    /// No such dealing in this node's applied state.
+    Missing,
+    /// Something that may pass.
+    Unavailable(String),
+}
+
+/// One wish.
+pub struct Want {
+    /// Which key.
+    pub key: KeyRef,
+    /// What for.
+    pub reason: Reason,
+    /// Where the answer goes.
+    pub done: oneshot::Sender<Result<LeasedKey, ObtainError>>,
+}
+
+type Results = Vec<(KeyId, Result<LeasedKey, ObtainError>)>;
+
+/// Takes wishes until the node stops.
+pub async fn run(core: Arc<Core>, mut wants: mpsc::Receiver<Want>) {
+    let lease_key = Arc::new(LeaseKey::default());
+    let mut waiting: HashMap<KeyId, Vec<Want>> = HashMap::new();
+    let mut jobs: JoinSet<Results> = JoinSet::new();
+    let mut running: HashMap<tokio::task::Id, Vec<KeyId>> = HashMap::new();
+    loop {
+        let mut fresh: Vec<(KeyRef, Reason)> = Vec::new();
+        tokio::select! {
+            () = core.stop.cancelled() => return,
+            want = wants.recv(), if jobs.len() < JOBS_MAX => match want {
+                Some(want) => take(&mut waiting, want, &mut fresh),
+                None => return,
+            },
+            Some(done) = jobs.join_next_with_id(), if !jobs.is_empty() => {
+                let results = match done {
+                    Ok((id, results)) => {
+                        running.remove(&id);
+                        results
+                    }
+                    Err(e) => {
+                        let keys = running.remove(&e.id()).unwrap_or_default();
+                        let failed = ObtainError::Unavailable("the collection failed".into());
+                        keys.into_iter().map(|k| (k, Err(failed.clone()))).collect()
+                    }
+                };
+                for (key_id, result) in results {
+                    for want in waiting.remove(&key_id).unwrap_or_default() {
+                        let _ = want.done.send(result.clone());
+                    }
+                }
+            }
+        }
+        while fresh.len() < KEYS_MAX && !fresh.is_empty() {
+            match wants.try_recv() {
+                Ok(want) => take(&mut waiting, want, &mut fresh),
+                Err(_) => break,
+            }
+        }
+        if !fresh.is_empty() {
+            let ids = fresh.iter().map(|(k, _)| k.key_id).collect();
+            let handle = jobs.spawn(collect(core.clone(), lease_key.clone(), fresh));
+            running.insert(handle.id(), ids);
+        }
+    }
+}
+
+fn take(waiting: &mut HashMap<KeyId, Vec<Want>>, want: Want, fresh: &mut Vec<(KeyRef, Reason)>) {
+    let (key, reason) = (want.key, want.reason);
+    let waiters = waiting.entry(key.key_id).or_default();
+    if waiters.is_empty() {
+        fresh.push((key, reason));
+    }
+    waiters.push(want);
+}
+
+/// The in-memory key pair releases are sealed to.
+#[derive(Default)]
+struct LeaseKey(Mutex<Option<(u64, Arc<RecipientKey>)>>);
+
+impl LeaseKey {
+    fn current(&self, now: u64) -> Arc<RecipientKey> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*held {
+            Some((made, key)) if now.saturating_sub(*made) < LEASE_KEY_MS_MAX => key.clone(),
+            _ => {
+                let key = Arc::new(RecipientKey::generate(&mut rand::rng()));
+                *held = Some((now, key.clone()));
+                key
+            }
+        }
+    }
+}
+
+/// What is known of one key that is collected.
+struct Dealt {
+    key: KeyRef,
+    epoch: EpochNo,
+    policy: Arc<Policy>,
+    check: [u8; 32],
+}
+
+struct Job {
+    core: Arc<Core>,
+    lease_key: Arc<RecipientKey>,
+    reason: Reason,
+    policies: BTreeMap<KeyId, PolicyId>,
+}
+
+async fn collect(
+    core: Arc<Core>,
+    lease_key: Arc<LeaseKey>,
+    wishes: Vec<(KeyRef, Reason)>,
+) -> Results {
+    let asked = core.clock.mono();
+    let reason = wishes.first().map_or(Reason::Read, |(_, reason)| *reason);
+    let mut results = Results::new();
+    let mut dealt = Vec::new();
+    let mut wanted = Vec::new();
+    for (key, _) in wishes {
+        match look_up(&core, &key) {
+            Ok(Some((d, w))) => {
+                dealt.push(d);
+                wanted.push(w);
+            }
+            Ok(None) => results.push((key.key_id, Err(ObtainError::Missing))),
+            Err(e) => results.push((key.key_id, Err(ObtainError::Unavailable(e)))),
+        }
+    }
+    if dealt.is_empty() {
+        return results;
+    }
+    let policies = dealt
+        .iter()
+        .map(|d| (d.key.key_id, d.policy.id()))
+        .collect();
+    let job = Arc::new(Job {
+        lease_key: lease_key.current(asked),
+        core: core.clone(),
+        reason,
+        policies,
+    });
+    let known = known(&core, &dealt);
+    let config = CollectorConfig::default();
+    let mut collector = Collector::new(asked, config, wanted, known);
+    let mut calls = FuturesUnordered::new();
+    let mut entries: BTreeMap<(CustodianId, KeyId), u64> = BTreeMap::new();
+    loop {
+        for ask in collector.take_asks() {
+            let job = job.clone();
+            calls.push(async move {
+                let (id, custodian, keys) = (ask.id, ask.custodian.clone(), ask.keys.clone());
+                (id, custodian, keys, job.ask(ask).await)
+            });
+        }
+        if collector.is_over() {
+            break;
+        }
+        let timeout = collector.next_timeout().unwrap_or(asked);
+        let wait = timeout.saturating_sub(core.clock.mono());
+        tokio::select! {
+            Some((id, custodian, keys, answer)) = calls.next(), if !calls.is_empty() => {
+                heard(&core, &mut collector, &mut entries, id, &custodian, &keys, answer);
+            }
+            () = tokio::time::sleep(Duration::from_millis(wait.max(1))) => {
+                collector.on_timeout(core.clock.mono());
+            }
+        }
+    }
+    let took = core.clock.mono().saturating_sub(asked);
+    metrics::histogram!("quorate_home_quorum_seconds").record(took as f64 / 1000.0);
+    let liars = collector.liars();
+    for custodian in &liars {
+        core.custodians.blame(custodian);
+    }
+    for (index, d) in dealt.into_iter().enumerate() {
+        let key_id = d.key.key_id;
+        let result = match collector.take(index) {
+            Some(Ok(quorum)) => finish(&core, d, quorum, &entries, asked).await,
+            Some(Err(e)) => Err(ObtainError::Quorum(Box::new(e))),
+            None => Err(ObtainError::Unavailable(
+                "the collection ended early".into(),
+            )),
+        };
+        let outcome = if result.is_ok() { "leased" } else { "failed" };
+        metrics::counter!("quorate_home_keys_total", "outcome" => outcome).increment(1);
+        results.push((key_id, result));
+    }
+    results
+}
+
+fn look_up(core: &Core, key: &KeyRef) -> Result<Option<(Dealt, Wanted)>, String> {
+    let found = core.shard(&key.chat).view(|kv| {
+        let Some((epoch, row)) = read::epoch_of(kv, key)? else {
+            return Ok(None);
+        };
+        let policy = core.policy(kv, &row.policy)?;
+        Ok(policy.map(|policy| (epoch, row, policy)))
+    });
+    let Some((epoch, row, policy)) = found.map_err(|e| e.to_string())? else {
+        return Ok(None);
+    };
+    let commitments = row.leaves.into_iter().map(|l| (l.custodian, l.commitment));
+    let wanted = Wanted {
+        key: *key,
+        policy: policy.clone(),
+        commitments: commitments.collect(),
+    };
+    let dealt = Dealt {
+        key: *key,
+        epoch,
+        policy,
+        check: row.check,
+    };
+    Ok(Some((dealt, wanted)))
+}
+
+fn known(core: &Core, dealt: &[Dealt]) -> BTreeMap<CustodianId, (Hint, Option<u64>)> {
+    let custodians: BTreeSet<CustodianId> =
+        dealt.iter().flat_map(|d| d.policy.custodians()).collect();
+    let mut out = BTreeMap::new();
+    for custodian in custodians {
+        let (mut hint, latency) = core.custodians.hint(&custodian);
+        if dealt
+            .iter()
+            .all(|d| core.leases.frozen(&custodian, &d.key.chat))
+        {
+            hint = Hint::Bad;
+        }
+        out.insert(custodian, (hint, latency));
+    }
+    out
+}
+
+type Answered = Result<(Vec<Answer>, Option<Receipt>), AskError>;
+
+fn heard(
+    core: &Core,
+    collector: &mut Collector,
+    entries: &mut BTreeMap<(CustodianId, KeyId), u64>,
+    id: AskId,
+    custodian: &CustodianId,
+    keys: &[KeyRef],
+    answer: Answered,
+) {
+    let now = core.clock.mono();
+    match answer {
+        Ok((answers, receipt)) => {
+            if let Some(receipt) = receipt {
+                for key in keys {
+                    entries.insert((custodian.clone(), key.key_id), receipt.entry);
+                }
+                let shards: BTreeSet<u32> =
+                    keys.iter().map(|k| core.shard(&k.chat).number).collect();
+                for shard in shards {
+                    core.journal.note(shard, receipt.clone());
+                }
+            }
+            collector.on_answer(now, id, answers);
+        }
+        Err(e) => {
+            tracing::debug!(%custodian, "no release: {e}");
+            collector.on_unreachable(now, id);
+        }
+    }
+}
+
+impl Job {
+    async fn ask(self: Arc<Self>, ask: Ask) -> Answered {
+        let mut request = [0; RequestId::LEN];
+        rand::rng().fill_bytes(&mut request);
+        let request = RequestId(request);
+        let config = &self.core.config;
+        let body = CustodianRequest::Release(ReleaseRequest {
+            request,
+            home: config.home.clone(),
+            node: config.node,
+            deployment: config.deployment,
+            lease_key: self.lease_key.public(),
+            reason: self.reason,
+            keys: ask.keys.clone(),
+        });
+        let wait = ask.deadline.saturating_sub(self.core.clock.mono());
+        let reply = self
+            .core
+            .custodians
+            .ask(&ask.custodian, &body, wait)
+            .await?;
+        let CustodianReply::Release(reply) = reply else {
+            return Err(AskError::Invalid {
+                custodian: ask.custodian,
+                reason: "it answered something else than a release".into(),
+            });
+        };
+        if ask.keys.len() < BLOCKING_SHARES_MIN {
+            return Ok(self.open(&ask, request, reply));
+        }
+        let job = self.clone();
+        let custodian = ask.custodian.clone();
+        let opened = tokio::task::spawn_blocking(move || job.open(&ask, request, reply)).await;
+        opened.map_err(|e| AskError::Invalid {
+            custodian,
+            reason: e.to_string(),
+        })
+    }
+
+    /// Believes a share only with its receipt: one that is not recorded was not released.
+    fn open(
+        &self,
+        ask: &Ask,
+        request: RequestId,
+        reply: ReleaseReply,
+    ) -> (Vec<Answer>, Option<Receipt>) {
+        let config = &self.core.config;
+        let garbled = || ask.keys.iter().map(|_| Answer::Garbled).collect();
+        let log_key = self
+            .core
+            .custodians
+            .get(&ask.custodian)
+            .ok()
+            .and_then(|(_, d)| d.log_key);
+        let verified = log_key.map(|key| {
+            reply
+                .receipt
+                .verify(&config.deployment, &ask.custodian, &request, &key.0)
+        });
+        if !matches!(verified, Some(Ok(()))) {
+            tracing::warn!(custodian = %ask.custodian, "a release without a good receipt");
+            return (garbled(), None);
+        }
+        let info = release_info(&config.deployment, &ask.custodian);
+        let receiver = Receiver::new(&self.lease_key, &reply.encapsulated, &info).ok();
+        let binding = ReleaseBinding {
+            authority: authz::home_authority(&config.deployment, &config.home, config.node),
+            node: config.node,
+            lease_key: self.lease_key.public().hash(),
+        };
+        let answers = ask
+            .keys
+            .iter()
+            .zip(reply.shares)
+            .map(|(key, share)| match share {
+                ShareResult::Refused(why) => Answer::Refused(why),
+                ShareResult::Share { sealed } => {
+                    let policy = self.policies.get(&key.key_id).copied().unwrap_or_default();
+                    let place = ShareBinding {
+                        deployment: config.deployment,
+                        custodian: ask.custodian.clone(),
+                        chat: key.chat,
+                        key_id: key.key_id,
+                        policy,
+                    };
+                    let share = receiver
+                        .as_ref()
+                        .and_then(|r| r.open(&place, Some(&binding), &sealed).ok());
+                    share.map_or(Answer::Garbled, Answer::Share)
+                }
+            });
+        (answers.collect(), Some(reply.receipt))
+    }
+}
+
+async fn finish(
+    core: &Core,
+    d: Dealt,
+    quorum: Quorum,
+    entries: &BTreeMap<(CustodianId, KeyId), u64>,
+    asked: u64,
+) -> Result<LeasedKey, ObtainError> {
+    let shares: Vec<_> = quorum.shares.iter().map(|(c, s)| (c.clone(), s)).collect();
+    let key = sharing::combine(d.policy.structure(), &shares)
+        .map_err(|e| ObtainError::Unavailable(format!("the shares do not combine: {e}")))?;
+    if !subkeys::key_check_holds(&key, &d.check) {
+        return Err(ObtainError::Unavailable(format!(
+            "the shares of {} fit their commitments and not the key's check: the home's state is damaged",
+            d.key.key_id
+        )));
+    }
+    let releases = shares.iter().filter_map(|(custodian, _)| {
+        let entry = entries.get(&(custodian.clone(), d.key.key_id))?;
+        Some((custodian.clone(), *entry))
+    });
+    let releases = releases.collect();
+    core.wait_usable(&d.policy, &d.key.chat)
+        .await
+        .map_err(|e| ObtainError::Quorum(Box::new(e)))?;
+    let lease = NewLease {
+        key: d.key,
+        epoch: d.epoch,
+        policy: d.policy.clone(),
+        releases,
+        asked,
+    };
+    core.leases.insert(lease, key).map_err(|e| match e {
+        LeaseError::Refused(why) => {
+            tracing::info!(key = %d.key.key_id, "not leased: {why}");
+            ObtainError::Quorum(Box::new(core.dark(&d.policy, &d.key.chat)))
+        }
+        LeaseError::Full => ObtainError::Unavailable(e.to_string()),
+    })
+}

@@ -1,0 +1,379 @@
+//! [`HomeApi`] on any node: does it here, or asks the shard's leader.
+//!
+//! Every operation may be repeated (writes carry idempotency keys), so what got
+//! lost on the way is sent again until the deadline. Only then is the caller
+//! told *unknown*.
+
+use super::api::{At, Caller, HomeApi, HomeError, HomeResult};
+use super::core::{Core, Fail, HomeConfig, RETRY_MS};
+use super::custodians::Transport;
+use super::local::{self, Done, Op};
+use super::shard::{Shard, ShardGroup, shard_of};
+use super::{journal, release, status, tasks};
+use crate::config::ClusterRole;
+use crate::peer::{CallError, PeerIdentity, PeerTarget, Service, ServiceError, services};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use quorate_engine::api::{
+    Append, Appended, Chat, ChatList, CreateChat, Edit, Message, Page, Status, Written,
+};
+use quorate_engine::types::{ChatId, MessageId, NodeId, Outcome, Revision};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Longest an operation is tried, in milliseconds.
+pub const OPERATION_MS_MAX: u64 = 20_000;
+/// Pause before an operation is tried again, in milliseconds.
+const AGAIN_MS: u64 = 50;
+/// Wait for another node's word about itself, in milliseconds.
+const PEER_STATUS_MS: u64 = 700;
+
+/// A home on this node.
+pub struct Home {
+    pub(super) core: Arc<Core>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What home nodes ask each other.
+#[derive(Serialize, Deserialize)]
+enum Request {
+    Op(Op),
+    Node,
+}
+
+const TAG_OK: u8 = 0;
+const TAG_NOT_LEADER: u8 = 1;
+const TAG_NOT_DONE: u8 = 2;
+const TAG_UNKNOWN: u8 = 3;
+const TAG_ERROR: u8 = 4;
+
+impl Home {
+    /// Starts a home node's tasks over its groups (shard 0 first) and a transport to peers.
+    ///
+    /// # Errors
+    /// When there is no memory for leased keys.
+    pub fn start(
+        config: HomeConfig,
+        groups: Vec<Arc<dyn ShardGroup>>,
+        transport: Arc<dyn Transport>,
+    ) -> std::io::Result<Arc<Self>> {
+        let shards = (0..)
+            .zip(groups)
+            .map(|(number, group)| Shard::new(number, group));
+        let (wants, waiting) = mpsc::channel(release::WANTS_MAX);
+        let core = Arc::new(Core::new(config, shards.collect(), transport, wants)?);
+        let mut tasks = vec![
+            tokio::spawn(release::run(core.clone(), waiting)),
+            tokio::spawn(journal::run(core.clone())),
+            tokio::spawn(tasks::feeds(core.clone())),
+            tokio::spawn(tasks::sweep_leases(core.clone())),
+        ];
+        for shard in &core.shards {
+            tasks.push(tokio::spawn(tasks::lead(core.clone(), shard.clone())));
+        }
+        Ok(Arc::new(Self {
+            core,
+            tasks: Mutex::new(tasks),
+        }))
+    }
+
+    /// Ends the tasks and wipes all leases. Call it before the groups stop.
+    pub async fn shutdown(&self) {
+        self.core.stop.cancel();
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        for task in tasks {
+            let _ = task.await;
+        }
+        self.core.leases.remove_if(|_| true);
+    }
+
+    /// Tries an operation here and at whoever leads, until it is done, refused or too late.
+    async fn run<T: DeserializeOwned>(
+        &self,
+        op: Op,
+        unpack: fn(Done) -> Option<At<T>>,
+    ) -> HomeResult<T> {
+        let core = &self.core;
+        let deadline = core.clock.mono() + OPERATION_MS_MAX;
+        let shard = core.shards.get(op.shard(core) as usize);
+        let Some(shard) = shard else {
+            return Err(HomeError::Invalid {
+                detail: format!("there is no shard {}", op.shard(core)),
+            });
+        };
+        let mut unknown = false;
+        let mut hint = None;
+        loop {
+            let leading = shard.leading();
+            let fail = match (leading.here, leading.leader.or(hint)) {
+                (true, _) => match local::perform(core, op.clone()).await {
+                    Ok(done) => match unpack(done) {
+                        Some(at) => return Ok(at),
+                        None => Fail::NotDone("an operation gave another's result".into()),
+                    },
+                    Err(e) => e,
+                },
+                (false, Some(node)) if node != core.config.node => {
+                    match self.ask_leader(node, &op, deadline).await {
+                        Ok(at) => return Ok(at),
+                        Err(e) => e,
+                    }
+                }
+                _ => Fail::NotDone("the shard has no leader now".into()),
+            };
+            let why = match fail {
+                Fail::Home(e) => return Err(colour(e, unknown)),
+                Fail::NotLeader(leader) => {
+                    hint = leader.filter(|l| *l != core.config.node);
+                    "the shard's leader is changing".to_owned()
+                }
+                Fail::NotDone(why) => why,
+                Fail::Unknown(why) => {
+                    unknown |= op.writes();
+                    why
+                }
+            };
+            if core.clock.mono() + AGAIN_MS >= deadline {
+                return Err(HomeError::Unavailable {
+                    detail: why,
+                    retry_ms: RETRY_MS,
+                    outcome: if unknown {
+                        Outcome::Unknown
+                    } else {
+                        Outcome::NotDone
+                    },
+                });
+            }
+            tokio::select! {
+                () = shard.changed(leading) => {}
+                () = tokio::time::sleep(Duration::from_millis(AGAIN_MS)) => {}
+            }
+        }
+    }
+
+    async fn ask_leader<T: DeserializeOwned>(
+        &self,
+        node: NodeId,
+        op: &Op,
+        deadline: u64,
+    ) -> Result<At<T>, Fail> {
+        let body = serde_json::to_vec(&Request::Op(op.clone()))
+            .map_err(|e| Fail::NotDone(e.to_string()))?;
+        let left = deadline.saturating_sub(self.core.clock.mono()).max(1);
+        let answer = self.call(node, body, left).await.map_err(|e| {
+            if e.nothing_was_done() {
+                Fail::NotDone(e.to_string())
+            } else {
+                Fail::Unknown(e.to_string())
+            }
+        })?;
+        let (tag, rest) = answer
+            .split_first()
+            .ok_or_else(|| Fail::Unknown("the leader's answer is empty".into()))?;
+        let garbled = |e: serde_json::Error| Fail::Unknown(format!("the leader's answer: {e}"));
+        match *tag {
+            TAG_OK => serde_json::from_slice(rest).map_err(garbled),
+            TAG_NOT_LEADER => {
+                let leader: Option<NodeId> = serde_json::from_slice(rest).map_err(garbled)?;
+                Err(Fail::NotLeader(leader))
+            }
+            TAG_NOT_DONE => Err(Fail::NotDone(String::from_utf8_lossy(rest).into_owned())),
+            TAG_ERROR => {
+                let error: HomeError = serde_json::from_slice(rest).map_err(garbled)?;
+                Err(Fail::Home(error))
+            }
+            _ => Err(Fail::Unknown(String::from_utf8_lossy(rest).into_owned())),
+        }
+    }
+
+    async fn call(&self, node: NodeId, body: Vec<u8>, wait_ms: u64) -> Result<Vec<u8>, CallError> {
+        let target = PeerTarget {
+            role: ClusterRole::Home,
+            cluster: self.core.config.home.to_string(),
+            node,
+        };
+        let wait = Duration::from_millis(wait_ms);
+        self.core
+            .custodians
+            .transport()
+            .call(&target, services::HOME, body, wait)
+            .await
+    }
+
+    /// What another node of this home says about itself.
+    pub(super) async fn node_status(&self, node: NodeId) -> Option<status::NodeWord> {
+        if node == self.core.config.node {
+            return Some(status::own_word(&self.core));
+        }
+        let body = serde_json::to_vec(&Request::Node).ok()?;
+        let answer = self.call(node, body, PEER_STATUS_MS).await.ok()?;
+        serde_json::from_slice(answer.get(1..)?).ok()
+    }
+}
+
+/// An earlier attempt may have been done: nothing later can say that it was not.
+fn colour(e: HomeError, unknown: bool) -> HomeError {
+    match e {
+        HomeError::Quorum {
+            detail, problem, ..
+        } if unknown => HomeError::Quorum {
+            detail,
+            problem,
+            outcome: Outcome::Unknown,
+        },
+        other => other,
+    }
+}
+
+fn packed<T: Serialize>(tag: u8, value: &T) -> Result<Vec<u8>, ServiceError> {
+    let mut out = vec![tag];
+    serde_json::to_writer(&mut out, value).map_err(|e| ServiceError::Failed(e.to_string()))?;
+    Ok(out)
+}
+
+fn worded(tag: u8, why: &str) -> Vec<u8> {
+    let mut out = vec![tag];
+    out.extend_from_slice(why.as_bytes());
+    out
+}
+
+impl Service for Home {
+    fn call(
+        &self,
+        _from: PeerIdentity,
+        body: Bytes,
+    ) -> BoxFuture<'_, Result<Vec<u8>, ServiceError>> {
+        Box::pin(async move {
+            let request: Request =
+                serde_json::from_slice(&body).map_err(|e| ServiceError::Invalid(e.to_string()))?;
+            let op = match request {
+                Request::Node => return packed(TAG_OK, &status::own_word(&self.core)),
+                Request::Op(op) => op,
+            };
+            match local::perform(&self.core, op).await {
+                Ok(Done::Chat(at)) => packed(TAG_OK, &at),
+                Ok(Done::Chats(at)) => packed(TAG_OK, &at),
+                Ok(Done::Appended(at)) => packed(TAG_OK, &at),
+                Ok(Done::Written(at)) => packed(TAG_OK, &at),
+                Ok(Done::Message(at)) => packed(TAG_OK, &at),
+                Ok(Done::Page(at)) => packed(TAG_OK, &at),
+                Err(Fail::NotLeader(leader)) => packed(TAG_NOT_LEADER, &leader),
+                Err(Fail::NotDone(why)) => Ok(worded(TAG_NOT_DONE, &why)),
+                Err(Fail::Unknown(why)) => Ok(worded(TAG_UNKNOWN, &why)),
+                Err(Fail::Home(e)) => packed(TAG_ERROR, &e),
+            }
+        })
+    }
+}
+
+macro_rules! unpack {
+    ($variant:ident) => {
+        |done| match done {
+            Done::$variant(at) => Some(at),
+            _ => None,
+        }
+    };
+}
+
+impl HomeApi for Home {
+    fn create_chat(&self, caller: Caller, request: CreateChat) -> BoxFuture<'_, HomeResult<Chat>> {
+        Box::pin(self.run(Op::CreateChat(caller, request), unpack!(Chat)))
+    }
+
+    fn list_chats(
+        &self,
+        _caller: Caller,
+        after: Option<ChatId>,
+        limit: usize,
+        profile: bool,
+    ) -> BoxFuture<'_, HomeResult<ChatList>> {
+        Box::pin(async move {
+            let shards = u32::try_from(self.core.shards.len()).unwrap_or(u32::MAX);
+            let first = after.as_ref().map_or(0, |id| shard_of(id, shards));
+            let mut out = At {
+                shard: first,
+                index: 0,
+                value: ChatList {
+                    chats: Vec::new(),
+                    next: None,
+                },
+            };
+            for shard in first..shards {
+                let left = limit.saturating_sub(out.value.chats.len());
+                if left == 0 {
+                    break;
+                }
+                let op = Op::ListChats {
+                    shard,
+                    after: after.filter(|_| shard == first),
+                    limit: left,
+                    profile,
+                };
+                let more = self.run(op, unpack!(Chats)).await?;
+                (out.shard, out.index) = (more.shard, more.index);
+                out.value.chats.extend(more.value);
+            }
+            if out.value.chats.len() >= limit {
+                out.value.next = out.value.chats.last().map(|c| c.id.clone());
+            }
+            Ok(out)
+        })
+    }
+
+    fn chat(
+        &self,
+        _caller: Caller,
+        chat: ChatId,
+        profile: bool,
+    ) -> BoxFuture<'_, HomeResult<Chat>> {
+        Box::pin(self.run(Op::Chat(chat, profile), unpack!(Chat)))
+    }
+
+    fn append(
+        &self,
+        caller: Caller,
+        chat: ChatId,
+        request: Append,
+    ) -> BoxFuture<'_, HomeResult<Appended>> {
+        Box::pin(self.run(Op::Append(caller, chat, request), unpack!(Appended)))
+    }
+
+    fn edit(
+        &self,
+        caller: Caller,
+        chat: ChatId,
+        message: MessageId,
+        revision: Revision,
+        request: Edit,
+    ) -> BoxFuture<'_, HomeResult<Written>> {
+        let op = Op::Edit(caller, chat, message, revision, request);
+        Box::pin(self.run(op, unpack!(Written)))
+    }
+
+    fn message(
+        &self,
+        _caller: Caller,
+        chat: ChatId,
+        message: MessageId,
+    ) -> BoxFuture<'_, HomeResult<Message>> {
+        Box::pin(self.run(Op::Message(chat, message), unpack!(Message)))
+    }
+
+    fn page(
+        &self,
+        _caller: Caller,
+        chat: ChatId,
+        from: MessageId,
+        limit: usize,
+    ) -> BoxFuture<'_, HomeResult<Page>> {
+        Box::pin(self.run(Op::Page(chat, from, limit), unpack!(Page)))
+    }
+
+    fn status(&self) -> BoxFuture<'_, Status> {
+        Box::pin(status::status(self))
+    }
+}
