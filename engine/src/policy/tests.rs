@@ -1,3 +1,5 @@
+//! Files that load, files that are refused with a reason, and the analyser on both.
+
 use super::*;
 use crate::types::Structure::{Gate, Leaf};
 

@@ -1,3 +1,5 @@
+//! Configurations that load, and what is said about those that do not.
+
 use super::*;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {

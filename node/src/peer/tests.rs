@@ -1,3 +1,5 @@
+//! The peer plane over real TLS: calls, deadlines, limits, strangers.
+
 use super::*;
 use crate::pki::testkit::{certs, entity, forged, source, trust};
 use crate::pki::verify::{Accept, Verifier};

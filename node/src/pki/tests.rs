@@ -1,3 +1,5 @@
+//! Certificates, descriptors and trust: what is accepted and what never is.
+
 use super::entity::{self, EntityError};
 use super::files::FileError;
 use super::rotate::RotateError;
