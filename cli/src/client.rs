@@ -8,7 +8,7 @@
 
 mod transport;
 
-pub use transport::{SetupError, Wire};
+pub use transport::{Identity, SetupError, Wire};
 
 use crate::exit::{Exit, Failure};
 use bytes::Bytes;
@@ -189,12 +189,58 @@ impl Client {
         device: &str,
         options: ClientOptions,
     ) -> Result<Self, SetupError> {
-        let wire = Wire::new(endpoints, ca_pem, device, options.connect_ms_max)?;
+        let wire = Wire::new(endpoints, ca_pem, device, None, options.connect_ms_max)?;
         Ok(Self {
             wire: Arc::new(wire),
             preferred: Arc::new(AtomicUsize::new(0)),
             options,
         })
+    }
+
+    /// A client of a cluster's operator plane, with an operator's certificate. Its routes
+    /// are asked with [`Self::get`] and [`Self::post`]; a node that does not lead passes on to the next.
+    ///
+    /// # Errors
+    /// When an endpoint, the CA, the certificate or the key is wrong.
+    pub fn operator(
+        endpoints: &[String],
+        ca_pem: &[u8],
+        identity: Identity<'_>,
+        options: ClientOptions,
+    ) -> Result<Self, SetupError> {
+        let wire = Wire::new(
+            endpoints,
+            ca_pem,
+            "operator",
+            Some(identity),
+            options.connect_ms_max,
+        )?;
+        Ok(Self {
+            wire: Arc::new(wire),
+            preferred: Arc::new(AtomicUsize::new(0)),
+            options,
+        })
+    }
+
+    /// `GET path` for a JSON answer.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.json::<(), _>(Method::GET, path, None, None).await
+    }
+
+    /// `POST path` with a JSON body for a JSON answer. It may be sent again: the
+    /// request id, the same each time, must make that safe.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn post<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, ClientError> {
+        self.json(Method::POST, path, Some(body), None).await
     }
 
     /// The same client with other patience.

@@ -1,22 +1,28 @@
 //! Which deployment a command talks to, and how.
 //!
 //! A deployment directory holds `client.toml`; whoever makes a deployment
-//! (`dev`, `deploy init`) writes it with [`ClientFile::write`]. It is found by
+//! (`dev`, `deploy init`) may write it with [`ClientFile::write`]; without one
+//! `layout.toml` of an embedded deployment serves. The directory is found by
 //! `--deployment DIR`, then `QUORATE_DEPLOYMENT`, then where `quorate dev` puts
 //! it. What this client itself must remember (its secret, import journals)
 //! lies in `client/` inside.
 
-use crate::client::{Client, ClientOptions};
+use crate::client::{Client, ClientOptions, Identity};
 use crate::exit::Failure;
 use quorate_engine::types::Secret;
+use quorate_node::embedded::layout::{ClusterLayout, Layout};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
 
 /// Largest `client.toml` or certificate file read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Device name where no `client.toml` gives one.
+const DEVICE_DEFAULT: &str = "quorate-cli";
 
 /// `client.toml`. Paths are relative to its directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +57,27 @@ pub struct OperatorFile {
 }
 
 impl ClientFile {
+    /// From the layout of an embedded or test deployment, all of whose operators are this user.
+    pub fn from_layout(layout: &Layout, device: &str) -> Self {
+        let https = |address: &SocketAddr| format!("https://{address}");
+        let operator = |c: &ClusterLayout| {
+            let file = OperatorFile {
+                endpoints: c.nodes.iter().map(|n| https(&n.operator)).collect(),
+                ca: c.ca.clone(),
+                certificate: c.operator_cert.clone(),
+                key: c.operator_key.clone(),
+            };
+            (c.name.clone(), file)
+        };
+        Self {
+            deployment: layout.deployment.to_string(),
+            endpoints: layout.client_endpoints().iter().map(https).collect(),
+            ca: layout.home().ca.clone(),
+            device: device.to_owned(),
+            operator: layout.clusters.iter().map(operator).collect(),
+        }
+    }
+
     /// Writes it to `dir/client.toml`.
     ///
     /// # Errors
@@ -82,6 +109,31 @@ pub fn default_dir() -> Option<PathBuf> {
     Some(state.join("quorate/dev"))
 }
 
+fn wrong(path: &Path, e: &dyn std::fmt::Display) -> Failure {
+    Failure::usage(
+        format!("{} is not as it should be: {e}", path.display()),
+        "correct it, or make the deployment anew; docs/cli.md shows its keys",
+    )
+}
+
+/// What `layout.toml` says, where nobody wrote a `client.toml`.
+fn laid_out(dir: &Path, start: &str) -> Result<ClientFile, Failure> {
+    if !dir.join("layout.toml").exists() {
+        return Err(Failure::usage(
+            format!(
+                "no deployment at {}: it has neither client.toml nor layout.toml",
+                dir.display()
+            ),
+            start,
+        ));
+    }
+    let layout = Layout::load(dir).map_err(|e| wrong(&dir.join("layout.toml"), &e))?;
+    if layout.clusters.is_empty() {
+        return Err(wrong(&dir.join("layout.toml"), &"it names no cluster"));
+    }
+    Ok(ClientFile::from_layout(&layout, DEVICE_DEFAULT))
+}
+
 impl Deployment {
     /// Finds the deployment: `given` (from `--deployment` or `QUORATE_DEPLOYMENT`) or the default place.
     ///
@@ -99,23 +151,51 @@ impl Deployment {
             })?,
         };
         let path = dir.join("client.toml");
-        let bytes = read_limited(&path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Failure::usage(
-                format!("no deployment at {}: it has no client.toml", dir.display()),
-                start,
-            ),
-            _ => Failure::file("read", &path, &e),
-        })?;
+        let bytes = match read_limited(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                let file = laid_out(&dir, start)?;
+                return Ok(Self { dir, file });
+            }
+            Err(e) => return Err(Failure::file("read", &path, &e)),
+        };
         let file: ClientFile = String::from_utf8(bytes)
             .map_err(|e| e.to_string())
             .and_then(|text| toml::from_str(&text).map_err(|e| e.to_string()))
-            .map_err(|e| {
-                Failure::usage(
-                    format!("{} is not as it should be: {e}", path.display()),
-                    "correct it, or make the deployment anew; docs/cli.md shows its keys",
-                )
-            })?;
+            .map_err(|e| wrong(&path, &e))?;
         Ok(Self { dir, file })
+    }
+
+    /// A client of `cluster`'s operator plane.
+    ///
+    /// # Errors
+    /// When this user is not its operator, or a file of it is wrong.
+    pub fn operator(&self, cluster: &str) -> Result<Client, Failure> {
+        let Some(operator) = self.file.operator.get(cluster) else {
+            let known: Vec<_> = self.file.operator.keys().map(String::as_str).collect();
+            return Err(Failure::usage(
+                format!("no operator certificate for cluster {cluster} is known here"),
+                format!("the clusters operated from here are: {}", known.join(", ")),
+            ));
+        };
+        let read = |what: &str, path: &Path| {
+            let path = self.dir.join(path);
+            read_limited(&path).map_err(|e| Failure::file(what, &path, &e))
+        };
+        let ca = read("read the CA file", &operator.ca)?;
+        let certificate = read("read the operator's certificate", &operator.certificate)?;
+        let key = Zeroizing::new(read("read the operator's key", &operator.key)?);
+        let identity = Identity {
+            certificate_pem: &certificate,
+            key_pem: &key,
+        };
+        let options = ClientOptions::default();
+        Client::operator(&operator.endpoints, &ca, identity, options).map_err(|e| {
+            Failure::usage(
+                format!("operator plane of {cluster}: {e}"),
+                "correct its entry in client.toml, or make the deployment anew",
+            )
+        })
     }
 
     /// A client of its home.
@@ -231,7 +311,7 @@ mod tests {
         assert!(e.what.contains("colour"), "{e}");
         let e = Deployment::find(Some(&dir.path().join("none"))).unwrap_err();
         assert!(
-            e.what.contains("no client.toml") && e.next.contains("quorate dev"),
+            e.what.contains("no deployment at") && e.next.contains("quorate dev"),
             "{e}"
         );
     }

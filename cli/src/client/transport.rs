@@ -12,7 +12,7 @@ use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use quorate_engine::api::{DEVICE_BYTES_MAX, DEVICE_HEADER, REQUEST_HEADER};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -35,6 +35,9 @@ pub enum SetupError {
     /// The CA file has no certificate, or a broken one.
     #[error("the CA file holds no usable certificate: {0}")]
     Ca(String),
+    /// The operator's certificate or key cannot be used.
+    #[error("the operator's certificate and key cannot be used: {0}")]
+    Identity(String),
     /// The device name cannot stand in a header.
     #[error("the device name {0:?} must be 1 to {DEVICE_BYTES_MAX} printable ASCII characters")]
     Device(String),
@@ -78,6 +81,21 @@ pub struct Wire {
     connect_ms_max: u64,
 }
 
+/// A client certificate with its key, both PEM: an operator's.
+#[derive(Clone, Copy)]
+pub struct Identity<'a> {
+    /// Certificate chain.
+    pub certificate_pem: &'a [u8],
+    /// Private key. It is not kept beyond the TLS configuration.
+    pub key_pem: &'a [u8],
+}
+
+impl std::fmt::Debug for Identity<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Identity(..)")
+    }
+}
+
 impl Wire {
     /// See [`super::Client::new`].
     ///
@@ -87,6 +105,7 @@ impl Wire {
         endpoints: &[String],
         ca_pem: &[u8],
         device: &str,
+        identity: Option<Identity<'_>>,
         connect_ms_max: u64,
     ) -> Result<Self, SetupError> {
         let nodes = endpoints
@@ -107,11 +126,23 @@ impl Wire {
             return Err(SetupError::Ca("it is empty".into()));
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|e| SetupError::Ca(e.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let mut config = match identity {
+            None => config.with_no_client_auth(),
+            Some(identity) => {
+                let wrong = |e: &dyn std::fmt::Display| SetupError::Identity(e.to_string());
+                let chain = CertificateDer::pem_slice_iter(identity.certificate_pem)
+                    .collect::<Result<Vec<_>, _>>()
+                    .map_err(|e| wrong(&e))?;
+                let key = PrivateKeyDer::from_pem_slice(identity.key_pem).map_err(|e| wrong(&e))?;
+                config
+                    .with_client_auth_cert(chain, key)
+                    .map_err(|e| wrong(&e))?
+            }
+        };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let device = HeaderValue::from_str(device)
             .ok()

@@ -3,17 +3,12 @@
 //! [`Group`] hides which state machine a group runs, so that services, the
 //! network and the cluster runtime can hold all groups alike.
 
-use super::{Command, GroupId, SnapshotFile, TypeConfig};
+use super::{Command, GroupId, LogId, StateMachine, StateReader, TypeConfig};
 use futures::StreamExt;
-use futures::future::BoxFuture;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, LinearizableReadError, RaftError};
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
-};
-use openraft::storage::RaftStateMachine;
-use openraft::type_config::alias::{SnapshotOf, VoteOf, WatchReceiverOf};
-use openraft::{BasicNode, ChangeMembers, Raft, RaftMetrics, ReadPolicy};
+use openraft::type_config::alias::WatchReceiverOf;
+use openraft::{Instant, Raft, RaftMetrics, ReadPolicy};
 use quorate_engine::types::kv::{KvError, KvRead, Position};
 use quorate_engine::types::{NodeId, Outcome};
 use std::collections::BTreeMap;
@@ -93,23 +88,8 @@ pub struct Leadership {
     pub is_leader: bool,
 }
 
-/// The applied state of a group on this node.
-pub trait LocalState: Send + Sync + 'static {
-    /// Reads a consistent view of what is applied.
-    ///
-    /// # Errors
-    /// [`KvError`] when the store cannot be read.
-    fn view(&self, read: &mut dyn FnMut(&dyn KvRead)) -> Result<(), KvError>;
-
-    /// Position of the last applied entry and a hash over the whole state at it: equal on all nodes.
-    ///
-    /// # Errors
-    /// [`KvError`] when the store cannot be read.
-    fn state_hash(&self) -> Result<(Position, [u8; 32]), KvError>;
-}
-
 /// A group's figures, for status, metrics and health.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct GroupStatus {
     /// The group.
     pub group: GroupId,
@@ -139,55 +119,8 @@ pub struct GroupStatus {
 
 pub(super) type Proposed = Result<(Position, Vec<u8>), ProposeError>;
 pub(super) type Metrics = WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>;
-type Snapshot = SnapshotOf<TypeConfig, SnapshotFile>;
-
-/// What network and runtime need of a group, whatever its state machine.
-pub(super) trait Ops: Send + Sync + 'static {
-    fn append(
-        &self,
-        r: AppendEntriesRequest<TypeConfig>,
-    ) -> BoxFuture<'_, Result<AppendEntriesResponse<TypeConfig>, String>>;
-    fn vote(
-        &self,
-        r: VoteRequest<TypeConfig>,
-    ) -> BoxFuture<'_, Result<VoteResponse<TypeConfig>, String>>;
-    fn pre_vote(
-        &self,
-        r: VoteRequest<TypeConfig>,
-    ) -> BoxFuture<'_, Result<VoteResponse<TypeConfig>, String>>;
-    fn transferred(
-        &self,
-        r: TransferLeaderRequest<TypeConfig>,
-    ) -> BoxFuture<'_, Result<TransferLeaderResponse<TypeConfig>, String>>;
-    fn install(
-        &self,
-        vote: VoteOf<TypeConfig>,
-        s: Snapshot,
-    ) -> BoxFuture<'_, Result<SnapshotResponse<TypeConfig>, String>>;
-    fn write(&self, command: Command) -> BoxFuture<'_, Proposed>;
-    fn write_many(&self, commands: Vec<Command>) -> BoxFuture<'_, Vec<Proposed>>;
-    fn confirm_leader(&self) -> BoxFuture<'_, Result<u64, ReadError>>;
-    fn metrics(&self) -> Metrics;
-    fn is_initialized(&self) -> BoxFuture<'_, Result<bool, String>>;
-    fn initialize(&self, nodes: BTreeMap<NodeId, BasicNode>) -> BoxFuture<'_, Result<(), String>>;
-    fn add_learner(&self, id: NodeId, node: BasicNode) -> BoxFuture<'_, Result<(), String>>;
-    fn change(
-        &self,
-        change: ChangeMembers<NodeId, BasicNode>,
-        keep_as_learners: bool,
-    ) -> BoxFuture<'_, Result<(), String>>;
-    fn transfer_to(&self, node: NodeId) -> BoxFuture<'_, Result<(), String>>;
-    fn build_snapshot(&self) -> BoxFuture<'_, Result<(), String>>;
-    fn purge(&self, upto: u64) -> BoxFuture<'_, Result<(), String>>;
-    fn elect(&self) -> BoxFuture<'_, Result<(), String>>;
-    fn shutdown(&self) -> BoxFuture<'_, ()>;
-}
-
-pub(super) struct RaftOps<SM: RaftStateMachine<TypeConfig>>(pub(super) Raft<TypeConfig, SM>);
-
-fn text(e: impl std::fmt::Display) -> String {
-    e.to_string()
-}
+/// openraft's handle of one group, with its errors in our words.
+pub(super) struct Ops(pub(super) Raft<TypeConfig, StateMachine>);
 
 fn stopped(f: Fatal<TypeConfig>) -> ProposeError {
     ProposeError::Stopped(f.to_string())
@@ -204,154 +137,64 @@ fn write_error(e: ClientWriteError<TypeConfig>) -> ProposeError {
     }
 }
 
-fn position(log_id: &openraft::type_config::alias::LogIdOf<TypeConfig>) -> Position {
+fn position(log_id: &LogId) -> Position {
     Position {
         term: log_id.committed_leader_id().term,
         index: log_id.index(),
     }
 }
 
-impl<SM> Ops for RaftOps<SM>
-where
-    SM: RaftStateMachine<TypeConfig, SnapshotData = SnapshotFile>,
-{
-    fn append(
-        &self,
-        r: AppendEntriesRequest<TypeConfig>,
-    ) -> BoxFuture<'_, Result<AppendEntriesResponse<TypeConfig>, String>> {
-        Box::pin(async move { self.0.append_entries(r).await.map_err(text) })
+impl Ops {
+    async fn write(&self, command: Command) -> Proposed {
+        match self.0.client_write(command).await {
+            Ok(r) => Ok((position(&r.log_id), r.data.0)),
+            Err(RaftError::APIError(e)) => Err(write_error(e)),
+            Err(RaftError::Fatal(f)) => Err(stopped(f)),
+        }
     }
-    fn vote(
-        &self,
-        r: VoteRequest<TypeConfig>,
-    ) -> BoxFuture<'_, Result<VoteResponse<TypeConfig>, String>> {
-        Box::pin(async move { self.0.vote(r).await.map_err(text) })
-    }
-    fn pre_vote(
-        &self,
-        r: VoteRequest<TypeConfig>,
-    ) -> BoxFuture<'_, Result<VoteResponse<TypeConfig>, String>> {
-        Box::pin(async move { self.0.pre_vote(r).await.map_err(text) })
-    }
-    fn transferred(
-        &self,
-        r: TransferLeaderRequest<TypeConfig>,
-    ) -> BoxFuture<'_, Result<TransferLeaderResponse<TypeConfig>, String>> {
-        Box::pin(async move { self.0.handle_transfer_leader(r).await.map_err(text) })
-    }
-    fn install(
-        &self,
-        vote: VoteOf<TypeConfig>,
-        s: Snapshot,
-    ) -> BoxFuture<'_, Result<SnapshotResponse<TypeConfig>, String>> {
-        Box::pin(async move { self.0.install_full_snapshot(vote, s).await.map_err(text) })
-    }
-    fn write(&self, command: Command) -> BoxFuture<'_, Proposed> {
-        Box::pin(async move {
-            match self.0.client_write(command).await {
-                Ok(r) => Ok((position(&r.log_id), r.data.0)),
-                Err(RaftError::APIError(e)) => Err(write_error(e)),
-                Err(RaftError::Fatal(f)) => Err(stopped(f)),
-            }
-        })
-    }
-    fn write_many(&self, commands: Vec<Command>) -> BoxFuture<'_, Vec<Proposed>> {
-        Box::pin(async move {
-            let asked = commands.len();
-            let mut out = Vec::with_capacity(asked);
-            match self.0.client_write_many(commands).await {
-                Err(f) => out.push(Err(stopped(f))),
-                Ok(mut replies) => {
-                    while let Some(reply) = replies.next().await {
-                        out.push(match reply {
-                            Ok(Ok(r)) => Ok((position(&r.log_id), r.response.0)),
-                            Ok(Err(e)) => Err(write_error(e)),
-                            Err(f) => Err(stopped(f)),
-                        });
-                    }
+
+    async fn write_many(&self, commands: Vec<Command>) -> Vec<Proposed> {
+        let asked = commands.len();
+        let mut out = Vec::with_capacity(asked);
+        match self.0.client_write_many(commands).await {
+            Err(f) => out.push(Err(stopped(f))),
+            Ok(mut replies) => {
+                while let Some(reply) = replies.next().await {
+                    out.push(match reply {
+                        Ok(Ok(r)) => Ok((position(&r.log_id), r.response.0)),
+                        Ok(Err(e)) => Err(write_error(e)),
+                        Err(f) => Err(stopped(f)),
+                    });
                 }
             }
-            // A stream that ends early says nothing about the rest.
-            while out.len() < asked {
-                out.push(Err(match out.last() {
-                    Some(Err(e)) => e.clone(),
-                    _ => ProposeError::Unknown("no answer for this command of the batch".into()),
-                }));
+        }
+        // A stream that ends early says nothing about the rest.
+        while out.len() < asked {
+            let why = "no answer for this command of the batch".into();
+            out.push(Err(ProposeError::Unknown(why)));
+        }
+        out
+    }
+
+    async fn confirm_leader(&self) -> Result<u64, ReadError> {
+        match self.0.ensure_linearizable(ReadPolicy::ReadIndex).await {
+            Ok(at) => Ok(at.log_id().index()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(f))) => {
+                Err(ReadError::NotLeader {
+                    leader: f.leader_id,
+                })
             }
-            out
-        })
-    }
-    fn confirm_leader(&self) -> BoxFuture<'_, Result<u64, ReadError>> {
-        Box::pin(async move {
-            match self.0.ensure_linearizable(ReadPolicy::ReadIndex).await {
-                Ok(at) => Ok(at.log_id().index()),
-                Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(f))) => {
-                    Err(ReadError::NotLeader {
-                        leader: f.leader_id,
-                    })
-                }
-                Err(RaftError::APIError(e)) => Err(ReadError::Unavailable(e.to_string())),
-                Err(RaftError::Fatal(f)) => Err(ReadError::Stopped(f.to_string())),
-            }
-        })
-    }
-    fn metrics(&self) -> Metrics {
-        self.0.metrics()
-    }
-    fn is_initialized(&self) -> BoxFuture<'_, Result<bool, String>> {
-        Box::pin(async move { self.0.is_initialized().await.map_err(text) })
-    }
-    fn initialize(&self, nodes: BTreeMap<NodeId, BasicNode>) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move { self.0.initialize(nodes).await.map_err(text) })
-    }
-    fn add_learner(&self, id: NodeId, node: BasicNode) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move {
-            self.0
-                .add_learner(id, node, false)
-                .await
-                .map(drop)
-                .map_err(text)
-        })
-    }
-    fn change(
-        &self,
-        change: ChangeMembers<NodeId, BasicNode>,
-        keep_as_learners: bool,
-    ) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move {
-            self.0
-                .change_membership(change, keep_as_learners)
-                .await
-                .map(drop)
-                .map_err(text)
-        })
-    }
-    fn transfer_to(&self, node: NodeId) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move { self.0.trigger().transfer_leader(node).await.map_err(text) })
-    }
-    fn build_snapshot(&self) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move { self.0.trigger().snapshot().await.map_err(text) })
-    }
-    fn purge(&self, upto: u64) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move { self.0.trigger().purge_log(upto).await.map_err(text) })
-    }
-    fn elect(&self) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move { self.0.trigger().elect(true).await.map_err(text) })
-    }
-    fn shutdown(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async move {
-            if let Err(e) = self.0.shutdown().await {
-                tracing::warn!("a raft task ended badly: {e}");
-            }
-        })
+            Err(RaftError::APIError(e)) => Err(ReadError::Unavailable(e.to_string())),
+            Err(RaftError::Fatal(f)) => Err(ReadError::Stopped(f.to_string())),
+        }
     }
 }
 
 struct Inner {
     id: GroupId,
     node: NodeId,
-    ops: Arc<dyn Ops>,
-    local: Arc<dyn LocalState>,
+    ops: Arc<Ops>,
+    reader: StateReader,
     leadership: watch::Receiver<Leadership>,
     reads: mpsc::Sender<oneshot::Sender<Result<u64, ReadError>>>,
     proposals: Semaphore,
@@ -371,17 +214,18 @@ impl Group {
     pub(super) fn start(
         id: GroupId,
         node: NodeId,
-        ops: Arc<dyn Ops>,
-        local: Arc<dyn LocalState>,
+        raft: Raft<TypeConfig, StateMachine>,
+        reader: StateReader,
     ) -> Self {
-        let leadership = watch_leadership(node, ops.metrics());
+        let ops = Arc::new(Ops(raft));
+        let leadership = watch_leadership(node, ops.0.metrics());
         let (reads, queue) = mpsc::channel(READS_MAX);
         tokio::spawn(confirm_reads(ops.clone(), queue));
         Self(Arc::new(Inner {
             id,
             node,
             ops,
-            local,
+            reader,
             leadership,
             reads,
             proposals: Semaphore::new(PROPOSALS_MAX),
@@ -398,8 +242,13 @@ impl Group {
         self.0.node
     }
 
-    pub(super) fn ops(&self) -> &Arc<dyn Ops> {
-        &self.0.ops
+    pub(super) fn raft(&self) -> &Raft<TypeConfig, StateMachine> {
+        &self.0.ops.0
+    }
+
+    /// Reads this node's applied state and what it stands for.
+    pub fn reader(&self) -> &StateReader {
+        &self.0.reader
     }
 
     /// Commits a command and returns where, with the state machine's reply.
@@ -475,22 +324,15 @@ impl Group {
     /// # Errors
     /// [`KvError`] when the store cannot be read.
     pub fn view<T>(&self, read: impl FnOnce(&dyn KvRead) -> T) -> Result<T, KvError> {
-        let mut read = Some(read);
-        let mut out = None;
-        self.0.local.view(&mut |kv| {
-            if let Some(read) = read.take() {
-                out = Some(read(kv));
-            }
-        })?;
-        out.ok_or_else(|| KvError("the store gave no view".into()))
+        self.0.reader.view(read)
     }
 
-    /// Position and hash of the applied state, to compare nodes.
+    /// Applied index and hash over the whole state, equal on all nodes at one index. Walks everything: off the raft threads.
     ///
     /// # Errors
     /// [`KvError`] when the store cannot be read.
-    pub fn state_hash(&self) -> Result<(Position, [u8; 32]), KvError> {
-        self.0.local.state_hash()
+    pub fn state_hash(&self) -> Result<(Option<u64>, [u8; 32]), KvError> {
+        self.0.reader.state_hash()
     }
 
     /// Follows who leads.
@@ -505,13 +347,9 @@ impl Group {
 
     /// The group's figures.
     pub fn status(&self) -> GroupStatus {
-        use openraft::Instant;
-        use openraft::async_runtime::watch::WatchReceiver;
-        let receiver = self.0.ops.metrics();
+        let receiver = self.0.ops.0.metrics();
         let m = receiver.borrow_watched();
-        let index = |l: &Option<openraft::type_config::alias::LogIdOf<TypeConfig>>| {
-            l.as_ref().map_or(0, |l| l.index())
-        };
+        let index = |l: &Option<LogId>| l.as_ref().map_or(0, |l| l.index());
         let membership = m.membership_config.membership();
         let address = |id: NodeId| {
             membership
@@ -552,7 +390,7 @@ impl Group {
 
 /// One round confirms everyone who waited when it began.
 async fn confirm_reads(
-    ops: Arc<dyn Ops>,
+    ops: Arc<Ops>,
     mut queue: mpsc::Receiver<oneshot::Sender<Result<u64, ReadError>>>,
 ) {
     let mut waiting = Vec::new();
@@ -570,7 +408,6 @@ async fn confirm_reads(
 }
 
 fn watch_leadership(node: NodeId, mut metrics: Metrics) -> watch::Receiver<Leadership> {
-    use openraft::async_runtime::watch::WatchReceiver;
     let (tx, rx) = watch::channel(Leadership::default());
     tokio::spawn(async move {
         loop {

@@ -5,15 +5,23 @@
 //!
 //! [`Machine`]: quorate_engine::types::kv::Machine
 
+pub mod cluster;
 pub mod group;
+pub mod known;
 pub mod log_store;
+pub mod membership;
+pub mod network;
+pub mod recover;
 pub mod snapshot;
 pub mod state_machine;
+mod transfer;
 #[cfg(test)]
 mod suite_tests;
 
+pub use self::cluster::{Cluster, ClusterError, ClusterOptions, ClusterStatus};
 pub use self::group::{Group, GroupStatus, Leadership, ProposeError, ReadError};
 pub use self::log_store::LogStore;
+pub use self::membership::MembershipError;
 pub use self::state_machine::{StateMachine, StateReader};
 
 use serde::{Deserialize, Serialize};
