@@ -10,6 +10,7 @@
 //! engine's, so that it can be tested exhaustively without sockets or disks.
 
 pub mod config;
+pub mod custodian;
 pub mod embedded;
 pub mod home;
 pub mod http;

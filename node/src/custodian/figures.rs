@@ -1,0 +1,98 @@
+//! What a custodian counts. Labels are outcomes and reasons, never keys, chats or people.
+
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use quorate_engine::custody::Overview;
+use quorate_engine::custody::protocol::{ReleaseReply, ShareResult, StoreOutcome};
+use quorate_engine::types::{CustodianId, NodeId};
+
+const STORES: &str = "quorate_custodian_stores_total";
+const RELEASES: &str = "quorate_custodian_releases_total";
+const REFUSALS: &str = "quorate_custodian_refusals_total";
+const REQUESTS: &str = "quorate_custodian_requests_total";
+const BATCH: &str = "quorate_custodian_commands_per_proposal";
+const LOG_SIZE: &str = "quorate_custodian_log_entries";
+const FREEZES: &str = "quorate_custodian_freezes";
+const LIVE: &str = "quorate_custodian_shares";
+const SEALING_EXPIRES: &str = "quorate_custodian_sealing_key_expires_seconds";
+const CLOCK_OFF: &str = "quorate_custodian_clock_off_seconds";
+
+pub(super) fn describe() {
+    describe_counter!(STORES, "Shares offered, by outcome");
+    describe_counter!(RELEASES, "Shares released");
+    describe_counter!(REFUSALS, "Shares refused to a release, by reason");
+    describe_counter!(REQUESTS, "Requests of homes, by kind and result");
+    describe_histogram!(BATCH, "Commands that shared one proposal");
+    describe_gauge!(LOG_SIZE, "Entries in the log");
+    describe_gauge!(FREEZES, "Freezes in force");
+    describe_gauge!(LIVE, "Shares held");
+    describe_gauge!(SEALING_EXPIRES, "Unix time the sealing key in use expires");
+    describe_gauge!(CLOCK_OFF, "This clock's distance from its peers' median");
+}
+
+/// Counts for one node: several custodians share the process in an embedded deployment.
+#[derive(Clone)]
+pub(super) struct Figures {
+    cluster: String,
+    node: String,
+}
+
+macro_rules! of {
+    ($kind:ident, $self:ident, $name:expr $(, $label:literal => $value:expr)*) => {
+        $kind!($name, "cluster" => $self.cluster.clone(), "node" => $self.node.clone() $(, $label => $value)*)
+    };
+}
+
+impl Figures {
+    pub(super) fn new(cluster: &CustodianId, node: NodeId) -> Self {
+        Self {
+            cluster: cluster.to_string(),
+            node: node.to_string(),
+        }
+    }
+
+    pub(super) fn batch(&self, commands: usize) {
+        of!(histogram, self, BATCH).record(commands as f64);
+    }
+
+    pub(super) fn request(&self, kind: &'static str, result: &'static str) {
+        of!(counter, self, REQUESTS, "kind" => kind, "result" => result).increment(1);
+    }
+
+    pub(super) fn clock_off(&self, off_ms: u64) {
+        of!(gauge, self, CLOCK_OFF).set(off_ms as f64 / 1e3);
+    }
+
+    pub(super) fn stored(&self, outcomes: &[StoreOutcome]) {
+        for outcome in outcomes {
+            let text = match outcome {
+                StoreOutcome::Stored => "stored",
+                StoreOutcome::AlreadyStored => "already_stored",
+                StoreOutcome::Conflict => "conflict",
+                StoreOutcome::Tombstoned => "tombstoned",
+                StoreOutcome::BadShare => "bad_share",
+                StoreOutcome::PolicyNotApproved => "policy_not_approved",
+                StoreOutcome::SealingKeyGone => "sealing_key_gone",
+            };
+            of!(counter, self, STORES, "outcome" => text).increment(1);
+        }
+    }
+
+    pub(super) fn released(&self, reply: &ReleaseReply) {
+        for share in &reply.shares {
+            match share {
+                ShareResult::Share { .. } => of!(counter, self, RELEASES).increment(1),
+                ShareResult::Refused(reason) => {
+                    of!(counter, self, REFUSALS, "reason" => reason.to_string()).increment(1);
+                }
+            }
+        }
+    }
+
+    pub(super) fn state(&self, view: &Overview) {
+        of!(gauge, self, LOG_SIZE).set(view.log_size as f64);
+        of!(gauge, self, FREEZES).set(view.freezes as f64);
+        let held: u64 = view.live.iter().map(|(_, n)| n).sum();
+        of!(gauge, self, LIVE).set(held as f64);
+        of!(gauge, self, SEALING_EXPIRES).set(view.sealing_expires_ms.unwrap_or(0) as f64 / 1e3);
+    }
+}

@@ -1,0 +1,210 @@
+//! A custodian's node: keeps shares, releases them, and leaves a record first.
+//!
+//! ```text
+//!  home ──peer plane──▶ Service ─▶ authz ─▶ prepare (pool) ─▶ Batcher ─▶ raft ─▶ custody::apply
+//!                          ▲                                     │
+//!                          └──────── finish (pool) ◀── Committed ┘
+//!
+//!  other nodes ──peer plane──▶ Internal: clocks, key versions on their way
+//!  Keeper: draws, spreads, attests, rotates and destroys key versions; sweeps; watches the clock
+//! ```
+//!
+//! Every decision is the engine's (`quorate_engine::custody`); here are queues,
+//! caches, timers, the vault file and the peers. The home's requests are
+//! answered by the leader alone, and only once it holds every live key version.
+//!
+//! Deliberately not here: TLS and who may connect (`peer`, `pki`), HTTP
+//! (`http::operator`), consensus (`raft`).
+
+mod batch;
+mod cache;
+mod clock;
+mod consensus;
+mod figures;
+mod internal;
+mod keeper;
+mod operator;
+mod pool;
+mod ring;
+mod service;
+mod vault;
+
+pub use clock::{CLOCK_OFF_MS_MAX, ClockState};
+pub use consensus::{ClusterPeers, Consensus, GroupConsensus, Lead, Peers, SubmitError};
+pub use internal::InternalService;
+pub use operator::{CustodianStatus, OperatorProblem, Recorded};
+pub use ring::Ring;
+pub use service::HomeService;
+pub use vault::{VAULT_FILE, Vault, VaultProblem};
+
+use quorate_engine::crypto::sign::SigningKey;
+use quorate_engine::custody::Place;
+use quorate_engine::types::{HomeId, WallMs};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Requests of homes in work on one node; more are answered `Busy`.
+pub const REQUESTS_MAX: usize = 2_048;
+/// Requests of one connection of a home in flight, for registering the service.
+pub const HOME_IN_FLIGHT_MAX: usize = 1_024;
+/// Internal requests of one connection in flight, for registering the service.
+pub const INTERNAL_IN_FLIGHT_MAX: usize = 64;
+/// What `Busy` suggests to wait, in milliseconds.
+const RETRY_MS: u64 = 200;
+
+/// The clocks a custodian reads. Tests bend it.
+pub type WallClock = Arc<dyn Fn() -> WallMs + Send + Sync>;
+/// The homes this custodian knows, at the moment of asking.
+pub type KnownHomes = Arc<dyn Fn() -> BTreeSet<HomeId> + Send + Sync>;
+
+/// The system's wall clock.
+pub fn system_clock() -> WallClock {
+    Arc::new(|| {
+        std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+    })
+}
+
+/// How a custodian keeps its keys and its house.
+#[derive(Clone, Debug)]
+pub struct CustodianOptions {
+    /// A sealing version lives so long; at most seven days.
+    pub sealing_life: Duration,
+    /// A sealing version is followed by the next after this.
+    pub sealing_rotate: Duration,
+    /// How often key versions, clocks and expiries are looked after.
+    pub tick: Duration,
+    /// Policies (canonical form) that its operators put into this node's configuration.
+    pub policies: Vec<Vec<u8>>,
+}
+
+impl Default for CustodianOptions {
+    fn default() -> Self {
+        Self {
+            sealing_life: Duration::from_secs(6 * 24 * 60 * 60),
+            sealing_rotate: Duration::from_secs(24 * 60 * 60),
+            tick: Duration::from_secs(1),
+            policies: Vec::new(),
+        }
+    }
+}
+
+/// The keys that sign what this custodian states.
+pub struct SigningKeys {
+    /// Signs sealing-key statements.
+    pub identity: SigningKey,
+    /// Signs receipts.
+    pub log: SigningKey,
+}
+
+struct Inner {
+    place: Place,
+    signing: SigningKeys,
+    options: CustodianOptions,
+    consensus: Arc<dyn Consensus>,
+    peers: Arc<dyn Peers>,
+    homes: KnownHomes,
+    clock: WallClock,
+    clock_state: RwLock<ClockState>,
+    vault: Arc<Mutex<Vault>>,
+    ring: RwLock<Arc<Ring>>,
+    /// The term in which this node, as leader, was seen to hold every live key version; 0: none.
+    ready_term: AtomicU64,
+    batcher: batch::Batcher,
+    cache: cache::Cache,
+    pool: pool::Pool,
+    figures: figures::Figures,
+    requests: tokio::sync::Semaphore,
+}
+
+/// A custodian on one node. Cheap to clone.
+#[derive(Clone)]
+pub struct Custodian(Arc<Inner>);
+
+/// Everything a custodian is put together from.
+pub struct Parts {
+    /// Which custodian of which deployment.
+    pub place: Place,
+    /// Its signing keys.
+    pub signing: SigningKeys,
+    /// Its consensus group.
+    pub consensus: Arc<dyn Consensus>,
+    /// The other nodes of the cluster.
+    pub peers: Arc<dyn Peers>,
+    /// The homes it knows.
+    pub homes: KnownHomes,
+    /// Its wall clock.
+    pub clock: WallClock,
+    /// Its key versions on disk.
+    pub vault: Vault,
+    /// Settings.
+    pub options: CustodianOptions,
+}
+
+impl Custodian {
+    /// Puts a custodian together and starts looking after its keys, until `stop`.
+    pub fn start(parts: Parts, stop: CancellationToken) -> Self {
+        figures::describe();
+        let ring = Arc::new(Ring::of(&parts.vault));
+        let figures = figures::Figures::new(&parts.place.custodian, parts.consensus.node());
+        let batcher = batch::Batcher::start(parts.consensus.clone(), figures.clone(), stop.clone());
+        let custodian = Self(Arc::new(Inner {
+            place: parts.place,
+            signing: parts.signing,
+            options: parts.options,
+            consensus: parts.consensus,
+            peers: parts.peers,
+            homes: parts.homes,
+            clock: parts.clock,
+            clock_state: RwLock::new(ClockState::default()),
+            vault: Arc::new(Mutex::new(parts.vault)),
+            ring: RwLock::new(ring),
+            ready_term: AtomicU64::new(0),
+            batcher,
+            cache: cache::Cache::default(),
+            pool: pool::Pool::new(),
+            figures,
+            requests: tokio::sync::Semaphore::new(REQUESTS_MAX),
+        }));
+        tokio::spawn(keeper::run(custodian.clone(), stop.clone()));
+        tokio::spawn(clock::run(custodian.clone(), stop));
+        custodian
+    }
+
+    /// What homes ask; register under [`services::CUSTODIAN`](crate::peer::services::CUSTODIAN).
+    pub fn home_service(&self) -> Arc<HomeService> {
+        Arc::new(HomeService(self.clone()))
+    }
+
+    /// What the other nodes ask; register under
+    /// [`services::CUSTODIAN_INTERNAL`](crate::peer::services::CUSTODIAN_INTERNAL).
+    pub fn internal_service(&self) -> Arc<InternalService> {
+        Arc::new(InternalService(self.clone()))
+    }
+
+    /// Whether this node leads and holds every live key version.
+    pub fn serves(&self) -> bool {
+        let lead = self.0.consensus.lead();
+        lead.is_leader && self.0.ready_term.load(Ordering::Acquire) == lead.term
+    }
+
+    /// Whether any key version is loaded: false means this node is locked.
+    pub fn unlocked(&self) -> bool {
+        !self.ring().is_empty()
+    }
+
+    fn now(&self) -> WallMs {
+        (self.0.clock)()
+    }
+
+    fn ring(&self) -> Arc<Ring> {
+        self.0.ring.read().expect("no writer panics").clone()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,334 @@
+//! What a home asks, answered on the leader.
+
+use super::consensus::{SubmitError, view};
+use super::pool::INLINE_SHARES_MAX;
+use super::{Custodian, RETRY_MS, cache};
+use crate::config::ClusterRole;
+use crate::peer::{PeerIdentity, Service, ServiceError};
+use bytes::Bytes;
+use fail::fail_point;
+use futures::future::BoxFuture;
+use quorate_engine::authz::{Authorised, Claimed, HomePeer, authorise_release};
+use quorate_engine::crypto::seal::Receiver;
+use quorate_engine::custody::protocol::{
+    AbandonRequest, CustodianReply, CustodianRequest, PROTOCOL_VERSION, ReleaseReply,
+    ReleaseRequest, SealSession, StoreOutcome, StoreRequest,
+};
+use quorate_engine::custody::{
+    self, Applied, Command, Committed, Effect, KeyKind, LeaseSender, PreparedStore, StoreDecision,
+    WrappingKeys, check_store, finish_release, open_session, prepare_abandon, prepare_release,
+    prepare_store,
+};
+use quorate_engine::types::{DeploymentId, HomeId, NodeId, codec};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// How often a store is wrapped again because the wrapping version changed under it.
+const WRAP_AGAIN_MAX: usize = 3;
+
+/// The service homes call.
+pub struct HomeService(pub(super) Custodian);
+
+impl Service for HomeService {
+    fn call(
+        &self,
+        from: PeerIdentity,
+        body: Bytes,
+    ) -> BoxFuture<'_, Result<Vec<u8>, ServiceError>> {
+        Box::pin(async move {
+            let request = codec::decode("request to a custodian", PROTOCOL_VERSION, &body)
+                .map_err(|e| ServiceError::Invalid(e.to_string()))?;
+            let reply = self.0.answer(&from, request).await;
+            Ok(codec::encode(PROTOCOL_VERSION, &reply))
+        })
+    }
+}
+
+fn busy(reason: impl Into<String>) -> CustodianReply {
+    CustodianReply::Busy {
+        reason: reason.into(),
+        retry_ms: RETRY_MS,
+    }
+}
+
+fn invalid(e: impl std::fmt::Display) -> CustodianReply {
+    CustodianReply::Invalid {
+        reason: e.to_string(),
+    }
+}
+
+impl From<SubmitError> for CustodianReply {
+    fn from(e: SubmitError) -> Self {
+        match e {
+            SubmitError::NotLeader { leader } => Self::NotLeader { leader },
+            SubmitError::Busy(reason) => busy(reason),
+            SubmitError::Invalid(reason) => Self::Invalid { reason },
+            SubmitError::Unknown(reason) => Self::Unknown { reason },
+        }
+    }
+}
+
+/// A reply, or the reply that says why not.
+type Answered<T> = Result<T, CustodianReply>;
+
+impl Custodian {
+    /// Answers one request of a home whose certificate said `from`.
+    pub async fn answer(&self, from: &PeerIdentity, request: CustodianRequest) -> CustodianReply {
+        let kind = match &request {
+            CustodianRequest::SealingKey => "sealing_key",
+            CustodianRequest::Store(_) => "store",
+            CustodianRequest::Release(_) => "release",
+            CustodianRequest::Abandon(_) => "abandon",
+            CustodianRequest::Feed { .. } => "feed",
+        };
+        let reply = match self.0.requests.try_acquire() {
+            Err(_) => busy(format!("{} requests are in work", super::REQUESTS_MAX)),
+            Ok(_permit) => self
+                .route(from, request)
+                .await
+                .unwrap_or_else(|instead| instead),
+        };
+        let result = match &reply {
+            CustodianReply::NotLeader { .. } => "not_leader",
+            CustodianReply::Busy { .. } => "busy",
+            CustodianReply::Unknown { .. } => "unknown",
+            CustodianReply::Invalid { .. } => "invalid",
+            _ => "answered",
+        };
+        self.0.figures.request(kind, result);
+        fail_point!("custodian-before-reply");
+        reply
+    }
+
+    async fn route(
+        &self,
+        from: &PeerIdentity,
+        request: CustodianRequest,
+    ) -> Answered<CustodianReply> {
+        self.ready()?;
+        match request {
+            CustodianRequest::SealingKey => self.sealing_key(),
+            CustodianRequest::Store(r) => {
+                let who = self.authorise(from, &r.home, r.deployment, None)?;
+                self.store(&who, r).await
+            }
+            CustodianRequest::Release(r) => {
+                let who = self.authorise(from, &r.home, r.deployment, Some(r.node))?;
+                self.release(&who, r).await
+            }
+            CustodianRequest::Abandon(r) => {
+                let who = self.authorise(from, &r.home, r.deployment, None)?;
+                self.abandon(&who, &r).await
+            }
+            CustodianRequest::Feed { .. } => self.feed().await,
+        }
+    }
+
+    /// Whether this node may answer: it leads, and holds every live key version.
+    fn ready(&self) -> Answered<()> {
+        let lead = self.0.consensus.lead();
+        if !lead.is_leader {
+            return Err(CustodianReply::NotLeader {
+                leader: lead.leader,
+            });
+        }
+        if self.0.ready_term.load(Ordering::Acquire) != lead.term {
+            return Err(busy("the new leader is making sure of its keys"));
+        }
+        Ok(())
+    }
+
+    fn authorise(
+        &self,
+        from: &PeerIdentity,
+        home: &HomeId,
+        deployment: DeploymentId,
+        node: Option<NodeId>,
+    ) -> Answered<Authorised> {
+        if from.role != ClusterRole::Home {
+            return Err(invalid(format!("{from} is no home")));
+        }
+        // A certificate is accepted only under the CA of the cluster it names,
+        // whose descriptor is of this deployment.
+        let peer = HomePeer {
+            deployment: self.0.place.deployment,
+            home: HomeId::new(&from.cluster).map_err(invalid)?,
+            node: from.node,
+        };
+        let claimed = Claimed {
+            deployment,
+            home: home.clone(),
+            node,
+        };
+        let known = (self.0.homes)();
+        authorise_release(&self.0.place.deployment, &known, &peer, &claimed).map_err(invalid)
+    }
+
+    /// Proposes a command and waits for its commit. Commands that must not wait
+    /// for a clock to be mended travel without one: entry time stays where it is.
+    pub(super) async fn submit(&self, command: Command) -> Result<Committed<Applied>, SubmitError> {
+        let lead = self.0.consensus.lead();
+        if !lead.is_leader {
+            return Err(SubmitError::NotLeader {
+                leader: lead.leader,
+            });
+        }
+        let mut clock_ms = self.now();
+        let state = self.clock_state();
+        if state.out() {
+            if !matches!(command, Command::Freeze(_)) {
+                let off = state.off_ms;
+                return Err(SubmitError::Busy(format!(
+                    "the leader's clock is {off} ms off its peers' median"
+                )));
+            }
+            clock_ms = 0;
+        }
+        self.0.batcher.submit(command, clock_ms).await
+    }
+
+    fn sealing_key(&self) -> Answered<CustodianReply> {
+        let statement =
+            view(&*self.0.consensus, |kv| custody::sealing_statement(kv)).map_err(|e| busy(e.0))?;
+        match statement.filter(|s| s.expires_ms > self.now()) {
+            Some(statement) => Ok(CustodianReply::SealingKey(statement)),
+            None => Err(busy("no sealing key is in use yet")),
+        }
+    }
+
+    async fn feed(&self) -> Answered<CustodianReply> {
+        self.0.consensus.read_index().await?;
+        let feed = view(&*self.0.consensus, |kv| custody::feed(kv)).map_err(|e| busy(e.0))?;
+        Ok(CustodianReply::Feed(feed))
+    }
+
+    async fn store(&self, who: &Authorised, request: StoreRequest) -> Answered<CustodianReply> {
+        check_store(&self.0.place, who, &request).map_err(invalid)?;
+        let request = Arc::new(request);
+        for _ in 0..WRAP_AGAIN_MAX {
+            let prepared = self.prepare_store(&request).await?;
+            let Some(command) = prepared.command.clone() else {
+                let outcomes = prepared.early_outcomes().unwrap_or_default();
+                self.0.figures.stored(&outcomes);
+                return Ok(CustodianReply::Store(outcomes));
+            };
+            fail_point!("custodian-store-before-propose");
+            let committed = self.submit(command).await?;
+            fail_point!("custodian-store-after-commit");
+            match prepared.decide(&committed) {
+                StoreDecision::Outcomes(outcomes) => {
+                    self.0.figures.stored(&outcomes);
+                    return Ok(CustodianReply::Store(outcomes));
+                }
+                StoreDecision::Again => {}
+                StoreDecision::Refused(reason) => return Err(invalid(reason)),
+            }
+        }
+        Err(busy("the wrapping key changes; ask again"))
+    }
+
+    async fn prepare_store(&self, request: &Arc<StoreRequest>) -> Answered<PreparedStore> {
+        let in_use = view(&*self.0.consensus, |kv| {
+            custody::version_in_use(kv, KeyKind::Wrapping)
+        });
+        let version = in_use
+            .map_err(|e| busy(e.0))?
+            .ok_or_else(|| busy("no wrapping key is in use yet"))?;
+        let digest = cache::session_digest(&request.session);
+        let cached = self.0.cache.session(&digest);
+        let small = cached.is_some() && request.items.len() <= INLINE_SHARES_MAX;
+        let (this, request) = (self.clone(), request.clone());
+        let work = move || {
+            let receiver = match cached.map_or_else(|| this.decapsulate(&request.session), Ok) {
+                Ok(receiver) => receiver,
+                Err(outcome) => return Ok(PreparedStore::all(outcome, request.items.len())),
+            };
+            let ring = this.ring();
+            let Some(key) = ring.wrapping_key(version) else {
+                return Err(busy(format!(
+                    "wrapping version {version} is not loaded here yet"
+                )));
+            };
+            let rng = &mut rand::rng();
+            Ok(prepare_store(
+                &this.0.place,
+                &receiver,
+                (version, key),
+                &request,
+                rng,
+            ))
+        };
+        self.0.pool.run(small, work).await.map_err(busy)?
+    }
+
+    /// Opens a seal session and remembers it.
+    fn decapsulate(&self, session: &SealSession) -> Result<Arc<Receiver>, StoreOutcome> {
+        let ring = self.ring();
+        let key = ring.sealing(session.version).map(Arc::as_ref);
+        let receiver = Arc::new(open_session(&self.0.place, key, session, self.now())?);
+        let digest = cache::session_digest(session);
+        self.0
+            .cache
+            .put_session(digest, session.version, receiver.clone());
+        Ok(receiver)
+    }
+
+    async fn release(&self, who: &Authorised, request: ReleaseRequest) -> Answered<CustodianReply> {
+        let command = prepare_release(&self.0.place, who, &request).map_err(invalid)?;
+        fail_point!("custodian-release-before-propose");
+        let committed = self.submit(command).await?;
+        fail_point!("custodian-release-after-commit");
+        let granted = match committed.granted() {
+            Ok(granted) => granted,
+            Err(other) => {
+                let effect = &other.value().effect;
+                return Err(invalid(format!("the release was answered by {effect:?}")));
+            }
+        };
+        let lease_key = granted.value().lease_key;
+        let cached = self.0.cache.lease(&lease_key, Instant::now());
+        let small = cached.is_some() && granted.value().results.len() <= INLINE_SHARES_MAX;
+        let this = self.clone();
+        let work = move || {
+            let rng = &mut rand::rng();
+            let lease = match cached {
+                Some(lease) => lease,
+                None => {
+                    let made = LeaseSender::new(&this.0.place, &request.lease_key, rng);
+                    let made = Arc::new(made.map_err(invalid)?);
+                    this.0.cache.put_lease(made.clone(), Instant::now());
+                    made
+                }
+            };
+            let (place, log) = (&this.0.place, &this.0.signing.log);
+            Ok::<ReleaseReply, CustodianReply>(finish_release(
+                place,
+                &*this.ring(),
+                &granted,
+                &lease,
+                log,
+                rng,
+            ))
+        };
+        let reply = self.0.pool.run(small, work).await.map_err(busy)??;
+        self.0.figures.released(&reply);
+        Ok(CustodianReply::Release(reply))
+    }
+
+    async fn abandon(
+        &self,
+        who: &Authorised,
+        request: &AbandonRequest,
+    ) -> Answered<CustodianReply> {
+        let command = prepare_abandon(&self.0.place, who, request).map_err(invalid)?;
+        match self.submit(command).await?.into_value().effect {
+            Effect::Abandoned(outcomes) => Ok(CustodianReply::Abandon(outcomes)),
+            Effect::OverBudget { retry_ms } => Err(CustodianReply::Busy {
+                reason: "the budget for abandoned keys is spent".into(),
+                retry_ms,
+            }),
+            other => Err(invalid(format!("the abandon was answered by {other:?}"))),
+        }
+    }
+}
