@@ -171,13 +171,36 @@ impl Deployment {
     /// # Errors
     /// When this user is not its operator, or a file of it is wrong.
     pub fn operator(&self, cluster: &str) -> Result<Client, Failure> {
-        let Some(operator) = self.file.operator.get(cluster) else {
+        let file = self.operator_file(cluster)?;
+        self.operator_client(cluster, file, &file.endpoints)
+    }
+
+    /// A client for each node of `cluster`'s operator plane, to ask every one of them.
+    ///
+    /// # Errors
+    /// As [`Self::operator`].
+    pub fn operator_of_each(&self, cluster: &str) -> Result<Vec<Client>, Failure> {
+        let file = self.operator_file(cluster)?;
+        let one = |at: &String| self.operator_client(cluster, file, std::slice::from_ref(at));
+        file.endpoints.iter().map(one).collect()
+    }
+
+    fn operator_file(&self, cluster: &str) -> Result<&OperatorFile, Failure> {
+        self.file.operator.get(cluster).ok_or_else(|| {
             let known: Vec<_> = self.file.operator.keys().map(String::as_str).collect();
-            return Err(Failure::usage(
+            Failure::usage(
                 format!("no operator certificate for cluster {cluster} is known here"),
                 format!("the clusters operated from here are: {}", known.join(", ")),
-            ));
-        };
+            )
+        })
+    }
+
+    fn operator_client(
+        &self,
+        cluster: &str,
+        operator: &OperatorFile,
+        endpoints: &[String],
+    ) -> Result<Client, Failure> {
         let read = |what: &str, path: &Path| {
             let path = self.dir.join(path);
             read_limited(&path).map_err(|e| Failure::file(what, &path, &e))
@@ -190,7 +213,7 @@ impl Deployment {
             key_pem: &key,
         };
         let options = ClientOptions::default();
-        Client::operator(&operator.endpoints, &ca, identity, options).map_err(|e| {
+        Client::operator(endpoints, &ca, identity, options).map_err(|e| {
             Failure::usage(
                 format!("operator plane of {cluster}: {e}"),
                 "correct its entry in client.toml, or make the deployment anew",

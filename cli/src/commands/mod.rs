@@ -6,12 +6,18 @@
 
 pub mod bench;
 pub mod chat;
+pub mod cluster;
 pub mod completions;
+pub mod custodian;
+pub mod deploy;
+pub mod entity;
 pub mod export;
+pub mod home;
 pub mod import;
 pub mod message;
 pub mod policy;
 pub mod status;
+pub mod trust;
 
 use crate::client::Client;
 use crate::deployment::Deployment;
@@ -63,6 +69,16 @@ pub enum Command {
     Export(export::Args),
     /// Show the deployment's clusters, margins and warnings
     Status(status::Args),
+    /// Set up and operate a custodian
+    Custodian(custodian::Args),
+    /// Set up a home
+    Home(home::Args),
+    /// Trust other entities
+    Trust(trust::Args),
+    /// Change a cluster's nodes and leaders
+    Cluster(cluster::Args),
+    /// Make whole deployments, for tests and trying out
+    Deploy(deploy::Args),
     /// Explain and check policies
     Policy(policy::Args),
     /// Measure a deployment
@@ -83,6 +99,11 @@ impl Command {
             Self::Import(args) => import::run(args, context).await,
             Self::Export(args) => export::run(args, context).await,
             Self::Status(args) => status::run(args, context).await,
+            Self::Custodian(args) => custodian::run(args, context).await,
+            Self::Home(args) => home::run(&args, context),
+            Self::Trust(args) => trust::run(&args, context),
+            Self::Cluster(args) => cluster::run(args, context).await,
+            Self::Deploy(args) => deploy::run(&args, context),
             Self::Policy(args) => policy::run(&args, context),
             Self::Bench(args) => bench::run(args, context).await,
             Self::Completions(args) => completions::run(&args),
