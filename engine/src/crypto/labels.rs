@@ -57,6 +57,18 @@ labels! {
     SIGN_SEALING_KEY = "quorate/sealing-key/1";
     /// A custodian's signed receipt of a release.
     SIGN_RECEIPT = "quorate/receipt/1";
+    /// A cluster's signed descriptor.
+    SIGN_DESCRIPTOR = "quorate/descriptor/1";
+    /// The fingerprint of a descriptor that people compare.
+    DESCRIPTOR_FINGERPRINT = "quorate/fingerprint/1";
+    /// Hash of an identity key, as policies name custodians.
+    IDENTITY_HASH = "quorate/identity-hash/1";
+    /// A policy's id (its module keeps a copy: it may use `types` alone).
+    POLICY_ID = "quorate/policy/1";
+    /// A chat's id: the hash of its genesis.
+    CHAT_GENESIS = "quorate/chat-genesis/1";
+    /// What a repeated intent is recognised by.
+    EPOCH_INTENT = "quorate/epoch-intent/1";
     /// Hash of the authority, while a home's certificate is the authority.
     AUTHORITY_HOME = "quorate/authority/home/1";
     /// What a release's request id is bound to.
@@ -98,7 +110,7 @@ mod tests {
         let text: String = ALL.iter().map(|(n, l)| format!("{n}={l}\n")).collect();
         assert_eq!(
             blake3::hash(text.as_bytes()).to_hex().as_str(),
-            "d145239d0b24be25573c054d0044de82e3653360e2dafe4bd92325029328e10e",
+            "2ba9a3782f9e130e995e44ec239de3a89ed1ee80f7a250a8a41572b5f120b8d3",
             "a label was changed or added: existing labels never change; for an addition, freeze the new table here"
         );
     }

@@ -3,6 +3,7 @@
 //! These are wire types: encoded by [`codec`](crate::types::codec), decoded
 //! with limits, and checked by the custodian before anything is proposed.
 
+use crate::crypto::labels;
 use crate::crypto::seal::RecipientPublic;
 use crate::types::{
     ChatId, CustodianId, DeploymentId, HomeId, KeyId, Mono, NodeId, PolicyId, RequestId, SessionId,
@@ -307,7 +308,7 @@ impl SealingKeyStatement {
     /// What the identity key signs.
     pub fn signed_bytes(&self, deployment: &DeploymentId) -> Vec<u8> {
         signed(
-            "quorate/sealing-key/1",
+            labels::SIGN_SEALING_KEY,
             &(
                 deployment,
                 &self.custodian,
@@ -323,7 +324,7 @@ impl Receipt {
     /// What the log key signs.
     pub fn signed_bytes(&self, deployment: &DeploymentId) -> Vec<u8> {
         signed(
-            "quorate/receipt/1",
+            labels::SIGN_RECEIPT,
             &(
                 deployment,
                 &self.custodian,

@@ -4,6 +4,7 @@
 //! `apply` is a function of state and command alone. Nothing secret is in it:
 //! records and shares are sealed before they are proposed.
 
+use crate::crypto::labels;
 use crate::crypto::message::RecordKind;
 use crate::custody::protocol::{KeyRef, Receipt, SealSession, StoreOutcome};
 use crate::policy::Margins;
@@ -96,7 +97,7 @@ impl Genesis {
     /// The chat's id.
     pub fn chat(&self) -> ChatId {
         let bytes = codec::encode(COMMAND_VERSION, self);
-        ChatId(blake3::derive_key("quorate/chat-genesis/1", &bytes))
+        ChatId(blake3::derive_key(labels::CHAT_GENESIS, &bytes))
     }
 }
 

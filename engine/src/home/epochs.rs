@@ -11,6 +11,7 @@ use super::machine::{Ctx, conflict};
 use super::rows::{
     self, ChatRow, DealingRow, EpochRow, LeafRow, LeafState, OpenEpoch, OutboxRow, PolicyRow, table,
 };
+use crate::crypto::labels;
 use crate::custody::protocol::{KeyRef, SealSession, StoreOutcome};
 use crate::policy::Policy;
 use crate::types::codec;
@@ -30,7 +31,7 @@ pub(super) fn intent(cx: &mut Ctx<'_>, intent: EpochIntent) -> Result<Reply, KvE
         return Ok(Reply::NotFound);
     };
     let hash = blake3::derive_key(
-        "quorate/epoch-intent/1",
+        labels::EPOCH_INTENT,
         &codec::encode(rows::ROW_VERSION, &intent),
     );
     let dealing_key = rows::key(table::DEALING, &[&intent.key_id.0]);

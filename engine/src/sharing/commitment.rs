@@ -9,8 +9,8 @@ use crate::types::{CustodianId, KeyId, Share};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
-/// Context of the commitment; frozen, a change is another format.
-const CONTEXT: &str = "quorate 2026 share commitment v1";
+/// Context of the commitment; frozen, and listed in `crypto::labels` as `SHARE_COMMITMENT`.
+const CONTEXT: &str = "quorate/share/commitment/1";
 
 /// Commitment to one leaf's share of one dealing.
 pub fn commitment(key_id: &KeyId, leaf: &CustodianId, share: &Share) -> [u8; 32] {
@@ -53,7 +53,7 @@ mod tests {
         let got = commitment(&KeyId([0x11; 16]), &ch, &share(0x22));
         assert_eq!(
             hex::encode(got),
-            "f121f833c2aebe34acf0479ccaaa518e043ca4587ac3f62e9636e93cb49bc3e2"
+            "71c4c8e505c496f2c171a6fd82241b64aac468b0a40742a6878c4c1031e8ef7f"
         );
         let mut bytes = vec![16, 0, 0, 0, 0, 0, 0, 0];
         bytes.extend([0x11; 16]);

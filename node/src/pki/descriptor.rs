@@ -9,6 +9,7 @@
 use super::files::{self, Access, FileError};
 use crate::config::ClusterRole;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use quorate_engine::crypto::labels;
 use quorate_engine::types::{CustodianId, DeploymentId, NodeId, codec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -16,10 +17,6 @@ use std::path::{Path, PathBuf};
 
 /// The descriptor format this build reads and writes.
 pub const DESCRIPTOR_FORMAT: u32 = 1;
-/// Signed before the body: a signature of something else never counts as one of these.
-const SIGNATURE_LABEL: &[u8] = b"quorate descriptor v1\0";
-const FINGERPRINT_CONTEXT: &str = "quorate 2026 descriptor fingerprint v1";
-const IDENTITY_CONTEXT: &str = "quorate 2026 custodian identity key v1";
 /// Bytes of a fingerprint: 160 bits resist second preimages with room to spare.
 const FINGERPRINT_BYTES: usize = 20;
 /// Longest free text (legal entity, provider, network), bytes.
@@ -171,7 +168,9 @@ impl std::ops::Deref for Descriptor {
 }
 
 fn signed_bytes(body: &Body) -> Vec<u8> {
-    let mut out = SIGNATURE_LABEL.to_vec();
+    // The label first: a signature of something else never counts as one of these.
+    let mut out = labels::SIGN_DESCRIPTOR.as_bytes().to_vec();
+    out.push(0);
     out.extend_from_slice(&codec::encode(1, body));
     out
 }
@@ -263,7 +262,7 @@ impl Descriptor {
     pub fn fingerprint(&self) -> String {
         let b = &self.body;
         let bound = codec::encode(1, &(b.deployment, b.role, &b.id, b.identity_key));
-        let hash = blake3::derive_key(FINGERPRINT_CONTEXT, &bound);
+        let hash = blake3::derive_key(labels::DESCRIPTOR_FINGERPRINT, &bound);
         let text = hex::encode(&hash[..FINGERPRINT_BYTES]);
         let groups: Vec<&str> = (0..text.len() / 4)
             .map(|i| &text[i * 4..i * 4 + 4])
@@ -273,7 +272,7 @@ impl Descriptor {
 
     /// Hash of the identity key, as policies name it.
     pub fn identity_hash(&self) -> [u8; 32] {
-        blake3::derive_key(IDENTITY_CONTEXT, &self.body.identity_key.0)
+        blake3::derive_key(labels::IDENTITY_HASH, &self.body.identity_key.0)
     }
 
     /// The custodian's name; `None` for a home.
