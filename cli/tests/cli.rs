@@ -1,6 +1,12 @@
 //! What people and scripts see: help, results, error texts, exit codes.
 //! The real binary runs against a home in memory.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests fail by panicking, and say what they skip"
+)]
+
 mod support;
 
 use clap::CommandFactory;

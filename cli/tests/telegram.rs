@@ -1,5 +1,11 @@
 //! Import and export through the real binary against a home in memory.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests fail by panicking, and say what they skip"
+)]
+
 mod support;
 
 use serde_json::Value;

@@ -114,6 +114,17 @@ fn text(s: &Summary) -> String {
             s.media_files
         );
     }
+    broken(s, &mut out);
+    let _ = write!(
+        out,
+        "\nexport it with: quorate export telegram {} --out FILE",
+        s.archive
+    );
+    out
+}
+
+/// What went wrong, and what could not be read.
+fn broken(s: &Summary, out: &mut String) {
     for warning in &s.warnings {
         let _ = write!(out, "\nwarning: {warning}");
     }
@@ -143,10 +154,4 @@ fn text(s: &Summary) -> String {
             s.unread_total - SHOWN_MAX as u64
         );
     }
-    let _ = write!(
-        out,
-        "\nexport it with: quorate export telegram {} --out FILE",
-        s.archive
-    );
-    out
 }

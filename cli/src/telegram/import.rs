@@ -5,25 +5,23 @@
 //! idempotency key follows from (import, chat, record) alone, so whatever was
 //! interrupted is repeated without doubling anything.
 
+use super::batch::{Batch, Builder, Reader};
+use super::identify::survey_file;
 use super::journal::{self, ChatDone, Journal};
-use super::records::{self, Messages};
-use super::survey::{self, Ending, NAMED_MAX, Source, Survey, SurveyError, Unread};
+use super::records;
+use super::survey::{Ending, NAMED_MAX, Source, Survey, Unread};
 use super::value::Notes;
 use crate::client::{Client, ClientError};
 use crate::exit::{Exit, Failure};
-use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use quorate_engine::api::{Content, CreateChat, MESSAGES_PER_CALL_MAX};
+use quorate_engine::api::{Content, CreateChat};
 use quorate_engine::types::Secret;
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 
-/// Largest body of one append, in bytes.
-pub const BATCH_BYTES_MAX: usize = 2 << 20;
 /// Chats whose messages are sent at once.
 const CHATS_AT_ONCE: usize = 4;
 /// Batches read ahead for each chat.
@@ -190,101 +188,6 @@ fn note_ending(ending: &Ending, summary: &mut Summary) {
     );
 }
 
-/// Hashes while reading, also at the lengths where earlier files were cut.
-struct Hashing<'a, R> {
-    inner: R,
-    hash: blake3::Hasher,
-    at: u64,
-    of: u64,
-    marks: &'a [(String, u64)],
-    found: Option<String>,
-    copy: u32,
-    observer: &'a dyn Observer,
-}
-
-/// Import ids are this many hex characters, so that idempotency keys stay under 64.
-const ID_CHARS: usize = 24;
-
-fn id_of(hash: &blake3::Hasher, copy: u32) -> String {
-    let hash = &hash.finalize().to_hex()[..ID_CHARS];
-    match copy {
-        0 => hash.to_owned(),
-        copy => format!("{hash}-{copy}"),
-    }
-}
-
-impl<R: Read> Read for Hashing<'_, R> {
-    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.inner.read(out)?;
-        let mut rest = &out[..n];
-        while let Some((id, mark)) = self
-            .marks
-            .first()
-            .filter(|(_, m)| *m <= self.at + rest.len() as u64)
-        {
-            let (before, after) = rest.split_at((mark - self.at.min(*mark)) as usize);
-            self.hash.update(before);
-            self.at += before.len() as u64;
-            if *id == id_of(&self.hash, self.copy) {
-                self.found = Some(id.clone());
-            }
-            self.marks = &self.marks[1..];
-            rest = after;
-        }
-        self.hash.update(rest);
-        self.at += rest.len() as u64;
-        self.observer.reading(self.at, self.of);
-        Ok(n)
-    }
-}
-
-fn survey_file(
-    plan: &Plan,
-    secret: &Secret<32>,
-    cut: &[(String, u64)],
-    observer: &dyn Observer,
-) -> Result<(Survey, String, u64), Failure> {
-    let file =
-        std::fs::File::open(&plan.file).map_err(|e| Failure::file("open", &plan.file, &e))?;
-    let meta = file
-        .metadata()
-        .map_err(|e| Failure::file("read", &plan.file, &e))?;
-    if !meta.is_file() {
-        return Err(Failure::usage(
-            format!("{} is not a regular file", plan.file.display()),
-            "give the result.json of an export; it is read twice, so a pipe will not do",
-        ));
-    }
-    let hashing = Hashing {
-        inner: file,
-        hash: blake3::Hasher::new_keyed(&blake3::derive_key(
-            "quorate 2026 import id",
-            secret.expose(),
-        )),
-        at: 0,
-        of: meta.len(),
-        marks: cut,
-        found: None,
-        copy: plan.copy,
-        observer,
-    };
-    let (survey, hashing) = survey::survey(hashing).map_err(|e| refuse(&plan.file, &e))?;
-    let whole = id_of(&hashing.hash, plan.copy);
-    let id = hashing.found.unwrap_or(whole);
-    Ok((survey, id, hashing.at))
-}
-
-fn refuse(file: &Path, e: &SurveyError) -> Failure {
-    let next = match e {
-        SurveyError::Unreadable(_) => "check the disk the file is on",
-        SurveyError::TooLarge(_) => "export fewer chats at a time",
-        _ => {
-            "give the result.json that Telegram Desktop wrote in the format \"Machine-readable JSON\""
-        }
-    };
-    Failure::usage(format!("cannot import {}: {e}", file.display()), next)
-}
-
 struct Run {
     client: Client,
     id: String,
@@ -293,14 +196,6 @@ struct Run {
     journal: Mutex<Journal>,
     summary: Mutex<Summary>,
     observer: Arc<dyn Observer>,
-}
-
-/// A batch of one chat, ready to send.
-struct Batch {
-    body: Bytes,
-    records: u64,
-    messages: u64,
-    bytes: u64,
 }
 
 /// A profile, and the records that hold its fields when they are too long for it.
@@ -537,7 +432,7 @@ impl Run {
             .archive
             .as_ref()
             .map_or(0, |a| a.records);
-        let mut builder = Builder::new(self, "archive".into(), from.max(done));
+        let mut builder = Builder::new(self.id.clone(), "archive".into(), from.max(done));
         let mut batches = Vec::new();
         for record in records.iter().skip(done.saturating_sub(from) as usize) {
             batches.extend(builder.push(record));
@@ -563,7 +458,7 @@ impl Run {
             file: self.file.clone(),
             index,
             skip: done,
-            builder: Builder::new(self, format!("c{index}"), done),
+            builder: Builder::new(self.id.clone(), format!("c{index}"), done),
             to_send,
             pieces: pieces.to_vec(),
         };
@@ -665,163 +560,4 @@ fn chat_profile(source: &Source, archive: &str) -> Profile {
         about["messages_at"] = json!(span.position);
     }
     profile(source.fields.clone(), CHAT, about)
-}
-
-/// Gathers records into request bodies.
-struct Builder {
-    id: String,
-    chat: String,
-    next: u64,
-    body: String,
-    records: u64,
-    messages: u64,
-    bytes: u64,
-}
-
-impl Builder {
-    fn new(run: &Run, chat: String, next: u64) -> Self {
-        Self {
-            id: run.id.clone(),
-            chat,
-            next,
-            body: String::new(),
-            records: 0,
-            messages: 0,
-            bytes: 0,
-        }
-    }
-
-    /// Adds a record; gives back the batch that was full before it.
-    fn push(&mut self, record: &str) -> Option<Batch> {
-        let full = self.records as usize >= MESSAGES_PER_CALL_MAX
-            || self.body.len() + record.len() + 256 > BATCH_BYTES_MAX;
-        let batch = if full { self.flush() } else { None };
-        self.body.push_str(if self.records == 0 {
-            "{\"messages\":["
-        } else {
-            ","
-        });
-        let key = format!("imp-{}-{}-{}", self.id, self.chat, self.next);
-        // The key needs no escaping: hex, letters, digits and dashes.
-        self.body.push_str("{\"idempotency_key\":\"");
-        self.body.push_str(&key);
-        self.body.push_str("\",\"content\":");
-        self.body.push_str(record);
-        self.body.push('}');
-        self.records += 1;
-        self.next += 1;
-        batch
-    }
-
-    fn flush(&mut self) -> Option<Batch> {
-        if self.records == 0 {
-            return None;
-        }
-        self.body.push_str("]}");
-        Some(Batch {
-            body: Bytes::from(std::mem::take(&mut self.body)),
-            records: std::mem::take(&mut self.records),
-            messages: std::mem::take(&mut self.messages),
-            bytes: std::mem::take(&mut self.bytes),
-        })
-    }
-}
-
-/// Reads one chat's messages on a thread of its own.
-struct Reader {
-    survey: Arc<Survey>,
-    file: PathBuf,
-    index: usize,
-    skip: u64,
-    builder: Builder,
-    to_send: mpsc::Sender<Batch>,
-    pieces: Vec<String>,
-}
-
-#[derive(Default)]
-struct Outcome {
-    notes: Notes,
-    unread: Vec<Unread>,
-    unread_total: u64,
-    skipped: u64,
-    media_files: u64,
-}
-
-impl Reader {
-    fn run(mut self) -> Result<Outcome, Failure> {
-        let survey = self.survey.clone();
-        let source = &survey.chats[self.index];
-        let mut out = Outcome::default();
-        let mut skip = self.skip;
-        for piece in std::mem::take(&mut self.pieces) {
-            if !self.put(&piece, &mut skip) {
-                return Ok(out);
-            }
-        }
-        let Some(span) = source.messages else {
-            self.finish();
-            return Ok(out);
-        };
-        let path = match source.list {
-            "root" => "messages".to_owned(),
-            list => format!("{list}.list[{}].messages", source.index),
-        };
-        let mut messages = Messages::open(&self.file, span, path)
-            .map_err(|e| Failure::file("open", &self.file, &e))?;
-        let mut offset = messages.offset();
-        while let Some(item) = messages.next().map_err(|e| changed(&self.file, &e))? {
-            if let Some(unread) = item.unread {
-                out.unread_total += 1;
-                if out.unread.len() < NAMED_MAX {
-                    out.unread.push(unread);
-                }
-            }
-            out.media_files += u64::from(item.media_file);
-            let before = skip;
-            let records = item.records.len() as u64;
-            for record in &item.records {
-                if !self.put(record, &mut skip) {
-                    return Ok(out);
-                }
-            }
-            if before >= records {
-                out.skipped += 1;
-            } else {
-                self.builder.messages += 1;
-                self.builder.bytes += messages.offset() - offset;
-            }
-            offset = messages.offset();
-        }
-        out.notes = messages.notes;
-        self.finish();
-        Ok(out)
-    }
-
-    /// False when nobody takes batches any more.
-    fn put(&mut self, record: &str, skip: &mut u64) -> bool {
-        if *skip > 0 {
-            *skip -= 1;
-            return true;
-        }
-        match self.builder.push(record) {
-            Some(batch) => self.to_send.blocking_send(batch).is_ok(),
-            None => true,
-        }
-    }
-
-    fn finish(mut self) {
-        if let Some(batch) = self.builder.flush() {
-            // Nobody takes it only when sending failed, which is reported there.
-            let _ = self.to_send.blocking_send(batch);
-        }
-    }
-}
-
-fn changed(file: &Path, e: &dyn std::fmt::Display) -> Failure {
-    Failure::new(
-        Exit::Failed,
-        "file_changed",
-        format!("{} is not what it was a moment ago: {e}", file.display()),
-        "let nothing write to it, and run the command again",
-    )
 }

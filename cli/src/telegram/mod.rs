@@ -11,7 +11,9 @@
 //! The mapping and its reserved keys are in `docs/import.md`. Media files are
 //! not uploaded: their metadata is, as part of the messages.
 
+mod batch;
 pub mod export;
+mod identify;
 pub mod import;
 pub mod journal;
 pub mod number;

@@ -186,7 +186,7 @@ impl Messages {
     ///
     /// # Errors
     /// When the file is no longer what the survey read.
-    pub fn next(&mut self) -> Result<Option<Item>, ScanError> {
+    pub fn next_item(&mut self) -> Result<Option<Item>, ScanError> {
         if self.left == 0 {
             return Ok(None);
         }
@@ -302,7 +302,7 @@ mod tests {
         };
         let mut m = Messages::open(file.path(), span, "messages".into()).unwrap();
         let mut all = Vec::new();
-        while let Some(item) = m.next().unwrap() {
+        while let Some(item) = m.next_item().unwrap() {
             all.push(item);
         }
         assert_eq!(all.len(), 4);

@@ -450,7 +450,7 @@ fn append(
         Ok(json!(Appended { messages }))
     });
     let lose = shared.faults.lose_answer_every.load(Ordering::SeqCst);
-    if lose > 0 && n % lose == 0 {
+    if lose > 0 && n.is_multiple_of(lose) {
         return Err(std::io::Error::other("the answer is lost"));
     }
     Ok(answer)
