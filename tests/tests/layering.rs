@@ -85,10 +85,13 @@ const ENGINE: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Wire types that more than their own module may use.
-const ENGINE_WIRE: &[(&str, &[&str])] = &[
+/// Parts that more than the rules above may use: wire types of the custodian
+/// protocol, and the one file that has every label, so that no two can be equal.
+const ENGINE_PARTS: &[(&str, &[&str])] = &[
     ("home", &["custody", "protocol"]),
     ("quorum", &["custody", "protocol"]),
+    ("audit", &["crypto", "labels"]),
+    ("authz", &["crypto", "labels"]),
 ];
 
 /// Parts of `std` that would be I/O, a clock, threads or ambient state.
@@ -158,11 +161,11 @@ fn engine(file: &File) -> Vec<String> {
             bad.push(file.says(&reference, "nothing below imports api"));
             continue;
         }
-        let wire = ENGINE_WIRE
+        let part = ENGINE_PARTS
             .iter()
             .any(|(from, path)| from == own && segments.starts_with(path));
         // Tests may look at neighbours: a model of both sides belongs somewhere.
-        if !reference.test && !wire && !may.contains(&to) {
+        if !reference.test && !part && !may.contains(&to) {
             bad.push(file.says(&reference, &format!("{own} may use {may:?}")));
         }
     }
@@ -324,7 +327,7 @@ fn planted(rule: fn(&File) -> Vec<String>, path: &str, source: &str) -> usize {
 
 #[test]
 fn planted_module_violations_are_found() {
-    let bad: [(fn(&File) -> Vec<String>, &str, &str); 19] = [
+    let bad: [(fn(&File) -> Vec<String>, &str, &str); 20] = [
         (engine, "types/ids.rs", "use crate::crypto::seal::X;"),
         (engine, "sharing/mod.rs", "use crate::policy::Policy;"),
         (
@@ -332,6 +335,7 @@ fn planted_module_violations_are_found() {
             "crypto/seal.rs",
             "fn f(x: crate::custody::protocol::Receipt) {}",
         ),
+        (engine, "audit/log.rs", "use crate::crypto::{labels, seal};"),
         (
             engine,
             "audit/log.rs",
@@ -376,12 +380,13 @@ fn planted_module_violations_are_found() {
     for (rule, path, source) in bad {
         assert_eq!(planted(rule, path, source), 1, "{path}: {source}");
     }
-    let good: [(fn(&File) -> Vec<String>, &str, &str); 9] = [
+    let good: [(fn(&File) -> Vec<String>, &str, &str); 10] = [
         (
             engine,
             "home/mod.rs",
             "use crate::custody::protocol::{Feed, Receipt};",
         ),
+        (engine, "audit/entry.rs", "use crate::crypto::labels::LEAF;"),
         (engine, "quorum/mod.rs", "use crate::custody::protocol;"),
         (
             engine,
