@@ -95,11 +95,11 @@ async fn run(inner: Weak<Inner>, target: PeerTarget, mut queue: mpsc::Receiver<O
     let mut backoff = BACKOFF_MIN;
     let mut blocked: Option<(Instant, String)> = None;
     while let Some(first) = queue.recv().await {
-        if let Some((until, why)) = &blocked {
-            if Instant::now() < *until {
-                fail(first, format!("{target}: {why}"));
-                continue;
-            }
+        if let Some((until, why)) = &blocked
+            && Instant::now() < *until
+        {
+            fail(first, format!("{target}: {why}"));
+            continue;
         }
         let Some(strong) = inner.upgrade() else {
             return;
@@ -260,10 +260,10 @@ async fn write(
                 .expect("no holder panics")
                 .insert(id, out.answer);
             frame::put(&mut buffer, Kind::Request, out.service, id, &out.body);
-            if buffer.len() > WRITE_BATCH_BYTES_MAX {
-                if let Err(e) = flush(&mut writer, &mut buffer).await {
-                    return e;
-                }
+            if buffer.len() > WRITE_BATCH_BYTES_MAX
+                && let Err(e) = flush(&mut writer, &mut buffer).await
+            {
+                return e;
             }
         }
         if let Err(e) = flush(&mut writer, &mut buffer).await {

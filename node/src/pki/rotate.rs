@@ -49,7 +49,7 @@ pub enum RotateError {
     },
     /// It is past its end.
     #[error(
-        "{path}: the certificate ended {ago_s} s ago; issue a new one with `quorate cluster renew`"
+        "{path}: the certificate ended {ago_s} s ago; issue a new one where the CA key is kept"
     )]
     Expired {
         /// The certificate's file.
@@ -242,7 +242,7 @@ impl CertSource {
                     tracing::warn!(
                         certificate = source.label,
                         days_left = left.as_secs() / 86_400,
-                        "certificate ends soon: issue a new one with `quorate cluster renew`"
+                        "certificate ends soon: issue a new one where the CA key is kept"
                     );
                     warned = Some(tokio::time::Instant::now());
                 }

@@ -3,7 +3,7 @@
 use super::entity::{self, EntityError};
 use super::files::FileError;
 use super::rotate::RotateError;
-use super::testkit::{DEPLOYMENT, certs, entity, forged, source, spec, trust};
+use super::testkit::{DEPLOYMENT, certs, entity, forged, source, spec};
 use super::*;
 use crate::config::{ClusterRole, Config};
 use std::os::unix::fs::PermissionsExt;

@@ -267,6 +267,22 @@ impl TrustStore {
         Ok(path)
     }
 
+    /// Looks at the directory every [`super::rotate::POLL`] until the last other holder drops this.
+    pub fn watch(self: &Arc<Self>) -> tokio::task::JoinHandle<()> {
+        let weak = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(super::rotate::POLL).await;
+                let Some(store) = weak.upgrade() else { return };
+                match store.reload() {
+                    Ok(true) => tracing::info!("trusted descriptors read again"),
+                    Ok(false) => {}
+                    Err(e) => tracing::warn!("trusted descriptors stay as they were: {e}"),
+                }
+            }
+        })
+    }
+
     fn entries(&self) -> Arc<Entries> {
         self.state.read().expect("no writer panics").0.clone()
     }

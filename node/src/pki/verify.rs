@@ -1,10 +1,13 @@
 //! The one rule for certificates on peer and operator plane, as rustls asks it.
 //!
-//! 1. Read the SAN URI. 2. Find the cluster it names among the believed ones.
-//! 3. Its descriptor's role must be able to issue such a certificate. 4. Verify
-//! the chain under that cluster's CA alone. 5. The identity must be one that
-//! this connection accepts. A CA that vouches for another cluster fails at 4, a
-//! custodian's CA that mints a home under its own name fails at 3.
+//! 1. Read the SAN URI.
+//! 2. Find the cluster it names among the believed ones.
+//! 3. Its descriptor's role must be able to issue such a certificate.
+//! 4. Verify the chain under that cluster's CA alone.
+//! 5. The identity must be one that this connection accepts.
+//!
+//! A CA that vouches for another cluster fails at 4; a custodian's CA that
+//! mints a home under its own name fails at 3.
 
 use super::identity::{CertIdentity, CertRole};
 use super::trust::TrustStore;

@@ -3,12 +3,12 @@
 
 use super::group::{Group, GroupStatus};
 use super::known::{KnownError, KnownNodes};
-use super::network::{Factory, Groups, RAFT_IN_FLIGHT_MAX, RaftService, Router};
+use super::network::{AskError, Factory, Groups, RAFT_IN_FLIGHT_MAX, RaftService, Router};
 use super::recover::{self, Recovered};
 use super::transfer::Incoming;
 use super::{GroupId, TypeConfig};
 use crate::config::{Config, RaftOptions, StoreKind};
-use crate::peer::{Allow, PeerClient, PeerServer, services};
+use crate::peer::{Allow, CallError, PeerClient, PeerServer, ServiceError, services};
 use crate::storage::OpenGroup;
 use openraft::{BasicNode, Raft, SnapshotPolicy};
 use quorate_engine::types::NodeId;
@@ -99,6 +99,8 @@ pub struct ClusterStatus {
     pub recovered: Option<Recovered>,
     /// Set when this node is in no membership any more.
     pub removed: bool,
+    /// Set when another node of the cluster refuses this one: removed before, or another data directory under its id.
+    pub refused: Option<String>,
 }
 
 /// The groups of one node. Cheap to clone; call [`Cluster::shutdown`] to end it.
@@ -122,7 +124,11 @@ impl Drop for Inner {
 
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Cluster({} node {})", self.0.options.name, self.0.options.node)
+        write!(
+            f,
+            "Cluster({} node {})",
+            self.0.options.name, self.0.options.node
+        )
     }
 }
 
@@ -166,8 +172,16 @@ impl Cluster {
         }
         let config = Arc::new(raft_config(&options)?);
         let running: Groups = Arc::new(RwLock::new(BTreeMap::new()));
-        let service = RaftService { groups: running.clone(), known: known.clone() };
-        server.register(services::RAFT, Allow::SameCluster, RAFT_IN_FLIGHT_MAX, Arc::new(service));
+        let service = RaftService {
+            groups: running.clone(),
+            known: known.clone(),
+        };
+        server.register(
+            services::RAFT,
+            Allow::SameCluster,
+            RAFT_IN_FLIGHT_MAX,
+            Arc::new(service),
+        );
         for (id, open) in groups {
             let start = |reason: String| ClusterError::Start { group: id, reason };
             let factory = Factory::new(router.clone(), id);
@@ -181,13 +195,25 @@ impl Cluster {
             .await
             .map_err(|e| start(e.to_string()))?;
             let group = Group::start(id, options.node, raft, open.reader);
-            let member = Member { group, incoming: tokio::sync::Mutex::new(None) };
-            running.write().expect("no writer panics").insert(id, Arc::new(member));
+            let member = Member {
+                group,
+                incoming: tokio::sync::Mutex::new(None),
+            };
+            running
+                .write()
+                .expect("no writer panics")
+                .insert(id, Arc::new(member));
         }
         let recovered = options.data_dir.as_deref().and_then(recover::note);
         let stop = CancellationToken::new();
-        let cluster =
-            Self(Arc::new(Inner { options, router, known, groups: running, recovered, stop }));
+        let cluster = Self(Arc::new(Inner {
+            options,
+            router,
+            known,
+            groups: running,
+            recovered,
+            stop,
+        }));
         cluster.initialise();
         cluster.maintain();
         Ok(cluster)
@@ -204,7 +230,12 @@ impl Cluster {
 
     /// One group.
     pub fn group(&self, id: GroupId) -> Option<Group> {
-        self.0.groups.read().expect("no writer panics").get(&id).map(|m| m.group.clone())
+        self.0
+            .groups
+            .read()
+            .expect("no writer panics")
+            .get(&id)
+            .map(|m| m.group.clone())
     }
 
     /// All groups, ascending.
@@ -218,13 +249,15 @@ impl Cluster {
         let groups: Vec<GroupStatus> = self.groups().iter().map(Group::status).collect();
         let own = self.node();
         let member = |g: &GroupStatus| g.voters.contains_key(&own) || g.learners.contains_key(&own);
-        let removed = groups.iter().all(|g| !g.voters.is_empty() && !member(g)) && !groups.is_empty();
+        let removed =
+            groups.iter().all(|g| !g.voters.is_empty() && !member(g)) && !groups.is_empty();
         ClusterStatus {
             cluster: self.0.options.name.clone(),
             node: own,
             groups,
             recovered: self.0.recovered.clone(),
             removed,
+            refused: self.0.router.refused(),
         }
     }
 
@@ -265,34 +298,40 @@ impl Cluster {
                 for group in cluster.groups() {
                     let status = group.status();
                     publish(&cluster.0.options.name, &status);
-                    cluster.note_removals(&status, &mut members);
+                    cluster.note_removals(&group, &mut members);
                     cluster.spread(&group, &status, &mut office).await;
                 }
             }
         });
     }
 
-    /// Remembers members that are gone, so that their ids are refused for ever.
-    fn note_removals(&self, s: &GroupStatus, members: &mut BTreeMap<GroupId, BTreeSet<NodeId>>) {
-        let now: BTreeSet<NodeId> = s.voters.keys().chain(s.learners.keys()).copied().collect();
+    /// Remembers members that are gone, so that their ids are refused for ever. Only applied
+    /// memberships count: one that is not committed may yet be taken back.
+    fn note_removals(&self, group: &Group, members: &mut BTreeMap<GroupId, BTreeSet<NodeId>>) {
+        let applied = group.reader().members();
+        let now: BTreeSet<NodeId> = applied.nodes().map(|(id, _)| *id).collect();
         if now.is_empty() {
             return;
         }
-        // Only what is committed counts, and only from this node's own log.
-        if s.last_applied < s.committed {
-            return;
-        }
-        let before = members.insert(s.group, now.clone()).unwrap_or_default();
-        let gone: BTreeSet<NodeId> =
-            before.difference(&now).copied().filter(|id| *id != self.node()).collect();
+        let before = members.insert(group.id(), now.clone()).unwrap_or_default();
+        let gone: BTreeSet<NodeId> = before
+            .difference(&now)
+            .copied()
+            .filter(|id| *id != self.node())
+            .collect();
         if !gone.is_empty() {
-            tracing::info!(group = s.group, ?gone, "nodes were removed");
+            tracing::info!(group = group.id(), ?gone, "nodes were removed");
             self.0.known.removed(&gone);
         }
     }
 
     /// Gives a group to the node whose turn it is, if that node is up and caught up.
-    async fn spread(&self, group: &Group, s: &GroupStatus, office: &mut BTreeMap<GroupId, Instant>) {
+    async fn spread(
+        &self,
+        group: &Group,
+        s: &GroupStatus,
+        office: &mut BTreeMap<GroupId, Instant>,
+    ) {
         if !group.is_leader() {
             office.remove(&s.group);
             return;
@@ -313,7 +352,11 @@ impl Cluster {
         if self.0.router.hello(wanted).await.is_err() {
             return;
         }
-        tracing::info!(group = s.group, to = wanted, "giving leadership to the node whose turn it is");
+        tracing::info!(
+            group = s.group,
+            to = wanted,
+            "giving leadership to the node whose turn it is"
+        );
         if let Err(e) = group.raft().trigger().transfer_leader(wanted).await {
             tracing::warn!(group = s.group, "leadership not transferred: {e}");
         }
@@ -349,7 +392,7 @@ impl Cluster {
             return false;
         }
         let mut leadership = group.leadership();
-        let gone = leadership.wait_for(|l| !l.is_leader);
+        let gone = leadership.wait_for(|l| !l.is_leader && l.leader.is_some());
         tokio::time::timeout(HAND_OVER_WAIT_MAX, gone).await.is_ok()
     }
 }
@@ -372,7 +415,16 @@ async fn form(group: &Group, nodes: &BTreeMap<NodeId, String>, router: &Router, 
         // Formed by others already: their leader will come. A node that lost its disk is refused by them.
         let mut formed = false;
         for peer in nodes.keys().filter(|id| **id != group.node()) {
-            formed |= router.hello(*peer).await.is_ok_and(|g| g.contains(&group.id()));
+            match router.hello(*peer).await {
+                Ok(groups) => formed |= groups.contains(&group.id()),
+                Err(AskError::Call(CallError::Refused(ServiceError::Forbidden(why)))) => {
+                    return tracing::error!(
+                        group = group.id(),
+                        "not formed: node {peer} refuses this node: {why}"
+                    );
+                }
+                Err(_) => {}
+            }
         }
         if formed && !first {
             tokio::time::sleep(INITIALISE_WAIT).await;
@@ -382,8 +434,10 @@ async fn form(group: &Group, nodes: &BTreeMap<NodeId, String>, router: &Router, 
             tokio::time::sleep(Duration::from_millis(500)).await;
             continue;
         }
-        let members: BTreeMap<NodeId, BasicNode> =
-            nodes.iter().map(|(id, a)| (*id, BasicNode::new(a))).collect();
+        let members: BTreeMap<NodeId, BasicNode> = nodes
+            .iter()
+            .map(|(id, a)| (*id, BasicNode::new(a)))
+            .collect();
         match group.raft().initialize(members).await {
             Ok(()) => return tracing::info!(group = group.id(), "group formed"),
             // Another node's log arrived in between: as good.
@@ -394,7 +448,12 @@ async fn form(group: &Group, nodes: &BTreeMap<NodeId, String>, router: &Router, 
 }
 
 fn publish(cluster: &str, s: &GroupStatus) {
-    let labels = || [("cluster", cluster.to_owned()), ("group", s.group.to_string())];
+    let labels = || {
+        [
+            ("cluster", cluster.to_owned()),
+            ("group", s.group.to_string()),
+        ]
+    };
     let set = |name: &'static str, v: u64| metrics::gauge!(name, &labels()).set(v as f64);
     set("quorate_raft_term", s.term);
     set("quorate_raft_leader", s.leader.unwrap_or(0));

@@ -20,7 +20,9 @@ const FORMAT: u32 = 1;
 
 /// Why the file is not usable.
 #[derive(Debug, thiserror::Error)]
-#[error("{path}: {reason}; it names this data directory among its peers: restore it, or remove this node and add one with a new id")]
+#[error(
+    "{path}: {reason}; it names this data directory among its peers: restore it, or remove this node and add one with a new id"
+)]
 pub struct KnownError {
     /// The file.
     pub path: PathBuf,
@@ -75,7 +77,10 @@ impl KnownNodes {
             Some(path) if path.exists() => load(path)?,
             _ => fresh,
         };
-        let known = Self { path, state: Mutex::new(state) };
+        let known = Self {
+            path,
+            state: Mutex::new(state),
+        };
         known.save().map_err(|reason| KnownError {
             path: known.path.clone().unwrap_or_default(),
             reason,
@@ -89,7 +94,9 @@ impl KnownNodes {
 
     /// A few hundred bytes, synced, a handful of times in a node's life.
     fn save(&self) -> Result<(), String> {
-        let Some(path) = &self.path else { return Ok(()) };
+        let Some(path) = &self.path else {
+            return Ok(());
+        };
         let text = serde_json::to_vec_pretty(&*self.lock()).expect("numbers only");
         files::replace(path, &text, Access::Public).map_err(|e| e.to_string())
     }
@@ -156,11 +163,17 @@ impl KnownNodes {
 }
 
 fn load(path: &Path) -> Result<FileForm, KnownError> {
-    let bad = |reason: String| KnownError { path: path.to_owned(), reason };
+    let bad = |reason: String| KnownError {
+        path: path.to_owned(),
+        reason,
+    };
     let bytes = files::read(path).map_err(|e| bad(e.to_string()))?;
     let form: FileForm = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
     if form.format != FORMAT {
-        return Err(bad(format!("format {}, this build reads {FORMAT}", form.format)));
+        return Err(bad(format!(
+            "format {}, this build reads {FORMAT}",
+            form.format
+        )));
     }
     Ok(form)
 }
@@ -190,6 +203,11 @@ mod tests {
         assert_eq!(again.may_join(2, two.own()), Err(NotKnown::Removed(2)));
 
         std::fs::write(a.path().join(KNOWN_FILE), "{}").unwrap();
-        assert!(KnownNodes::open(Some(a.path())).unwrap_err().to_string().contains("new id"));
+        assert!(
+            KnownNodes::open(Some(a.path()))
+                .unwrap_err()
+                .to_string()
+                .contains("new id")
+        );
     }
 }

@@ -29,7 +29,9 @@ pub enum MembershipError {
         reason: String,
     },
     /// It does not answer.
-    #[error("node {node} at {address} does not answer: {reason}; start it first, with no `nodes` in its configuration")]
+    #[error(
+        "node {node} at {address} does not answer: {reason}; start it first, with no `nodes` in its configuration"
+    )]
     Unreachable {
         /// The node.
         node: NodeId,
@@ -115,13 +117,28 @@ impl Cluster {
             }
         }
         inner.router.set_address(node, address);
-        let incarnation = inner.router.incarnation(node).await.map_err(|e| {
-            MembershipError::Unreachable { node, address: address.into(), reason: e.to_string() }
-        })?;
-        inner.known.may_join(node, incarnation).map_err(|e| refused(e.to_string()))?;
-        let members: BTreeSet<NodeId> =
-            statuses.iter().flat_map(|s| s.voters.keys().copied()).collect();
-        for member in members.into_iter().filter(|m| *m != self.node() && *m != node) {
+        let incarnation =
+            inner
+                .router
+                .incarnation(node)
+                .await
+                .map_err(|e| MembershipError::Unreachable {
+                    node,
+                    address: address.into(),
+                    reason: e.to_string(),
+                })?;
+        inner
+            .known
+            .may_join(node, incarnation)
+            .map_err(|e| refused(e.to_string()))?;
+        let members: BTreeSet<NodeId> = statuses
+            .iter()
+            .flat_map(|s| s.voters.keys().copied())
+            .collect();
+        for member in members
+            .into_iter()
+            .filter(|m| *m != self.node() && *m != node)
+        {
             // Members that are down cannot object; those that answer must agree.
             use super::network::AskError;
             if let Err(AskError::Answer(why)) =
@@ -131,7 +148,8 @@ impl Cluster {
             }
         }
         for group in self.groups() {
-            self.step(&group, Change::AddLearner(node, address.into())).await?;
+            self.step(&group, Change::AddLearner(node, address.into()))
+                .await?;
         }
         for group in self.groups() {
             self.wait_caught_up(&group, node).await?;
@@ -146,11 +164,15 @@ impl Cluster {
     /// [`MembershipError`].
     pub async fn remove_node(&self, node: NodeId) -> Result<(), MembershipError> {
         let statuses: Vec<GroupStatus> = self.groups().iter().map(Group::status).collect();
-        let member = |s: &GroupStatus| s.voters.contains_key(&node) || s.learners.contains_key(&node);
+        let member =
+            |s: &GroupStatus| s.voters.contains_key(&node) || s.learners.contains_key(&node);
         if !statuses.iter().any(member) {
             return Err(MembershipError::NoMember(node));
         }
-        if statuses.iter().any(|s| s.voters.len() == 1 && s.voters.contains_key(&node)) {
+        if statuses
+            .iter()
+            .any(|s| s.voters.len() == 1 && s.voters.contains_key(&node))
+        {
             return Err(MembershipError::LastVoter(node));
         }
         for group in self.groups() {
@@ -183,20 +205,33 @@ impl Cluster {
                 None => "no leader".into(),
             };
             if Instant::now() > until {
-                return Err(MembershipError::Step { group: group.id(), reason });
+                return Err(MembershipError::Step {
+                    group: group.id(),
+                    reason,
+                });
             }
             tokio::time::sleep(PAUSE).await;
         }
     }
 
-    async fn leader_step(&self, leader: NodeId, group: &Group, change: &Change) -> Result<(), String> {
+    async fn leader_step(
+        &self,
+        leader: NodeId,
+        group: &Group,
+        change: &Change,
+    ) -> Result<(), String> {
         let router = &self.inner().router;
         if let Change::Remove(node) = change
             && *node == leader
         {
-            return Err(format!("node {leader} leads and is to be removed: waiting for it to step down"));
+            return Err(format!(
+                "node {leader} leads and is to be removed: waiting for it to step down"
+            ));
         }
-        router.change(leader, group.id(), change.clone()).await.map_err(|e| e.to_string())
+        router
+            .change(leader, group.id(), change.clone())
+            .await
+            .map_err(|e| e.to_string())
     }
 
     async fn wait_caught_up(&self, group: &Group, node: NodeId) -> Result<(), MembershipError> {
@@ -213,7 +248,10 @@ impl Cluster {
             }
             if Instant::now() > until {
                 let reason = format!("node {node} has not caught up");
-                return Err(MembershipError::Step { group: group.id(), reason });
+                return Err(MembershipError::Step {
+                    group: group.id(),
+                    reason,
+                });
             }
             tokio::time::sleep(PAUSE).await;
         }

@@ -6,6 +6,8 @@
 //! [`Machine`]: quorate_engine::types::kv::Machine
 
 pub mod cluster;
+#[cfg(test)]
+mod cluster_tests;
 pub mod group;
 pub mod known;
 pub mod log_store;
@@ -14,9 +16,9 @@ pub mod network;
 pub mod recover;
 pub mod snapshot;
 pub mod state_machine;
-mod transfer;
 #[cfg(test)]
 mod suite_tests;
+mod transfer;
 
 pub use self::cluster::{Cluster, ClusterError, ClusterOptions, ClusterStatus};
 pub use self::group::{Group, GroupStatus, Leadership, ProposeError, ReadError};

@@ -9,7 +9,9 @@ use super::group::{Group, GroupStatus};
 use super::known::KnownNodes;
 use super::transfer::{self, Incoming};
 use super::{GroupId, LogId, Snapshot, SnapshotFile, SnapshotMeta, TypeConfig, Vote};
-use crate::peer::{CallError, PeerClient, PeerIdentity, PeerTarget, Service, ServiceError, services};
+use crate::peer::{
+    CallError, PeerClient, PeerIdentity, PeerTarget, Service, ServiceError, services,
+};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -24,7 +26,7 @@ use quorate_engine::types::{NodeId, codec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 /// Wire format of raft messages.
@@ -59,9 +61,26 @@ pub(super) enum Message {
     Vote(GroupId, VoteRequest<TypeConfig>),
     PreVote(GroupId, VoteRequest<TypeConfig>),
     Transfer(GroupId, TransferLeaderRequest<TypeConfig>),
-    SnapshotBegin { group: GroupId, id: String, len: u64 },
-    SnapshotChunk { group: GroupId, id: String, offset: u64, #[serde(with = "serde_bytes")] data: Vec<u8> },
-    SnapshotInstall { group: GroupId, id: String, len: u64, hash: [u8; 32], vote: Vote, meta: SnapshotMeta },
+    SnapshotBegin {
+        group: GroupId,
+        id: String,
+        len: u64,
+    },
+    SnapshotChunk {
+        group: GroupId,
+        id: String,
+        offset: u64,
+        #[serde(with = "serde_bytes")]
+        data: Vec<u8>,
+    },
+    SnapshotInstall {
+        group: GroupId,
+        id: String,
+        len: u64,
+        hash: [u8; 32],
+        vote: Vote,
+        meta: SnapshotMeta,
+    },
     Status(GroupId),
     Change(GroupId, Change),
     /// Whether a node with this id and incarnation may join.
@@ -70,7 +89,9 @@ pub(super) enum Message {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Answer {
-    Hello { initialized: Vec<GroupId> },
+    Hello {
+        initialized: Vec<GroupId>,
+    },
     Append(AppendEntriesResponse<TypeConfig>),
     Vote(VoteResponse<TypeConfig>),
     Transfer(TransferLeaderResponse<TypeConfig>),
@@ -104,20 +125,37 @@ pub struct Router {
     client: PeerClient,
     own: PeerIdentity,
     known: Arc<KnownNodes>,
+    refused: Arc<Mutex<Option<String>>>,
 }
 
 impl Router {
     pub(super) fn new(client: PeerClient, known: Arc<KnownNodes>) -> Self {
-        Self { own: client.own(), client, known }
+        Self {
+            own: client.own(),
+            client,
+            known,
+            refused: Arc::default(),
+        }
+    }
+
+    /// Why another node of the cluster refused this one, if one did.
+    pub(super) fn refused(&self) -> Option<String> {
+        self.refused.lock().expect("no holder panics").clone()
     }
 
     pub(super) fn target(&self, node: NodeId) -> PeerTarget {
-        PeerTarget { node, ..self.own.clone() }
+        PeerTarget {
+            node,
+            ..self.own.clone()
+        }
     }
 
     pub(super) fn set_address(&self, node: NodeId, address: &str) {
-        if !address.is_empty() && self.client.address(&self.target(node)).as_deref() != Some(address) {
-            self.client.set_address(self.target(node), address.to_owned());
+        if !address.is_empty()
+            && self.client.address(&self.target(node)).as_deref() != Some(address)
+        {
+            self.client
+                .set_address(self.target(node), address.to_owned());
         }
     }
 
@@ -127,9 +165,20 @@ impl Router {
         message: Message,
         wait: Duration,
     ) -> Result<Answer, AskError> {
-        let envelope = Envelope { incarnation: self.known.own(), body: message };
+        let envelope = Envelope {
+            incarnation: self.known.own(),
+            body: message,
+        };
         let body = codec::encode(WIRE_VERSION, &envelope);
-        let reply = self.client.call(&self.target(node), services::RAFT, body, wait).await?;
+        let reply = self
+            .client
+            .call(&self.target(node), services::RAFT, body, wait)
+            .await;
+        if let Err(CallError::Refused(ServiceError::Forbidden(why))) = &reply {
+            *self.refused.lock().expect("no holder panics") =
+                Some(format!("by node {node}: {why}"));
+        }
+        let reply = reply?;
         let reply: Envelope<Answer> = codec::decode("raft answer", WIRE_VERSION, &reply)
             .map_err(|e| AskError::Answer(e.to_string()))?;
         self.known.meet(node, reply.incarnation).map_err(|e| {
@@ -152,30 +201,56 @@ impl Router {
 
     /// The incarnation of `node`, without remembering it; asked before it may join.
     pub(super) async fn incarnation(&self, node: NodeId) -> Result<u64, AskError> {
-        let envelope = Envelope { incarnation: self.known.own(), body: Message::Hello };
+        let envelope = Envelope {
+            incarnation: self.known.own(),
+            body: Message::Hello,
+        };
         let body = codec::encode(WIRE_VERSION, &envelope);
-        let reply = self.client.call(&self.target(node), services::RAFT, body, ASK_WAIT_MAX).await?;
+        let reply = self
+            .client
+            .call(&self.target(node), services::RAFT, body, ASK_WAIT_MAX)
+            .await?;
         let reply: Envelope<Answer> = codec::decode("raft answer", WIRE_VERSION, &reply)
             .map_err(|e| AskError::Answer(e.to_string()))?;
         Ok(reply.incarnation)
     }
 
-    pub(super) async fn status(&self, node: NodeId, group: GroupId) -> Result<GroupStatus, AskError> {
+    pub(super) async fn status(
+        &self,
+        node: NodeId,
+        group: GroupId,
+    ) -> Result<GroupStatus, AskError> {
         match self.ask(node, Message::Status(group), ASK_WAIT_MAX).await? {
             Answer::Status(s) => Ok(*s),
             other => Err(unexpected(&other)),
         }
     }
 
-    pub(super) async fn change(&self, node: NodeId, group: GroupId, c: Change) -> Result<(), AskError> {
-        match self.ask(node, Message::Change(group, c), CHANGE_WAIT_MAX).await? {
+    pub(super) async fn change(
+        &self,
+        node: NodeId,
+        group: GroupId,
+        c: Change,
+    ) -> Result<(), AskError> {
+        match self
+            .ask(node, Message::Change(group, c), CHANGE_WAIT_MAX)
+            .await?
+        {
             Answer::Done => Ok(()),
             other => Err(unexpected(&other)),
         }
     }
 
-    pub(super) async fn may_join(&self, at: NodeId, node: NodeId, incarnation: u64) -> Result<(), AskError> {
-        match self.ask(at, Message::MayJoin(node, incarnation), ASK_WAIT_MAX).await? {
+    pub(super) async fn may_join(
+        &self,
+        at: NodeId,
+        node: NodeId,
+        incarnation: u64,
+    ) -> Result<(), AskError> {
+        match self
+            .ask(at, Message::MayJoin(node, incarnation), ASK_WAIT_MAX)
+            .await?
+        {
             Answer::Done => Ok(()),
             other => Err(unexpected(&other)),
         }
@@ -189,7 +264,9 @@ pub(super) fn unexpected(answer: &Answer) -> AskError {
 fn rpc_error(e: AskError) -> RPCError<TypeConfig> {
     match &e {
         // Possibly done: raft repeats, and repeating is what it is made for.
-        AskError::Call(CallError::Unknown(_)) => RPCError::Network(NetworkError::new(&AnyError::error(e))),
+        AskError::Call(CallError::Unknown(_)) => {
+            RPCError::Network(NetworkError::new(&AnyError::error(e)))
+        }
         _ => RPCError::Unreachable(Unreachable::new(&AnyError::error(e))),
     }
 }
@@ -232,7 +309,11 @@ impl GroupRouter<TypeConfig, GroupId> for Router {
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         let cut_at = cut(&mut rpc);
         let wait = option.soft_ttl().max(APPEND_WAIT_MIN);
-        match self.ask(target, Message::Append(group, rpc), wait).await.map_err(rpc_error)? {
+        match self
+            .ask(target, Message::Append(group, rpc), wait)
+            .await
+            .map_err(rpc_error)?
+        {
             Answer::Append(AppendEntriesResponse::Success) if cut_at.is_some() => {
                 Ok(AppendEntriesResponse::PartialSuccess(cut_at))
             }
@@ -249,7 +330,11 @@ impl GroupRouter<TypeConfig, GroupId> for Router {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         let wait = option.soft_ttl().max(VOTE_WAIT_MIN);
-        match self.ask(target, Message::Vote(group, rpc), wait).await.map_err(rpc_error)? {
+        match self
+            .ask(target, Message::Vote(group, rpc), wait)
+            .await
+            .map_err(rpc_error)?
+        {
             Answer::Vote(r) => Ok(r),
             other => Err(rpc_error(unexpected(&other))),
         }
@@ -263,7 +348,11 @@ impl GroupRouter<TypeConfig, GroupId> for Router {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         let wait = option.soft_ttl().max(VOTE_WAIT_MIN);
-        match self.ask(target, Message::PreVote(group, rpc), wait).await.map_err(rpc_error)? {
+        match self
+            .ask(target, Message::PreVote(group, rpc), wait)
+            .await
+            .map_err(rpc_error)?
+        {
             Answer::Vote(r) => Ok(r),
             other => Err(rpc_error(unexpected(&other))),
         }
@@ -291,7 +380,11 @@ impl GroupRouter<TypeConfig, GroupId> for Router {
         req: TransferLeaderRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
-        match self.ask(target, Message::Transfer(group, req), ASK_WAIT_MAX).await.map_err(rpc_error)? {
+        match self
+            .ask(target, Message::Transfer(group, req), ASK_WAIT_MAX)
+            .await
+            .map_err(rpc_error)?
+        {
             Answer::Transfer(r) => Ok(r),
             other => Err(rpc_error(unexpected(&other))),
         }
@@ -325,7 +418,11 @@ pub(super) struct RaftService {
 }
 
 impl Service for RaftService {
-    fn call(&self, from: PeerIdentity, body: Bytes) -> BoxFuture<'_, Result<Vec<u8>, ServiceError>> {
+    fn call(
+        &self,
+        from: PeerIdentity,
+        body: Bytes,
+    ) -> BoxFuture<'_, Result<Vec<u8>, ServiceError>> {
         Box::pin(async move {
             let request: Envelope<Message> = codec::decode("raft message", WIRE_VERSION, &body)
                 .map_err(|e| ServiceError::Invalid(e.to_string()))?;
@@ -342,7 +439,10 @@ impl Service for RaftService {
                 ServiceError::Forbidden(e.to_string())
             })?;
             let answer = self.answer(&from, request.body).await?;
-            let reply = Envelope { incarnation: self.known.own(), body: answer };
+            let reply = Envelope {
+                incarnation: self.known.own(),
+                body: answer,
+            };
             Ok(codec::encode(WIRE_VERSION, &reply))
         })
     }
@@ -351,7 +451,10 @@ impl Service for RaftService {
 impl RaftService {
     fn member(&self, id: GroupId) -> Result<Arc<Member>, ServiceError> {
         let groups = self.groups.read().expect("no writer panics");
-        groups.get(&id).cloned().ok_or_else(|| ServiceError::Invalid(format!("no group {id} here")))
+        groups
+            .get(&id)
+            .cloned()
+            .ok_or_else(|| ServiceError::Invalid(format!("no group {id} here")))
     }
 
     fn group(&self, id: GroupId) -> Result<Group, ServiceError> {
@@ -373,7 +476,7 @@ impl RaftService {
                 let groups = self.groups.read().expect("no writer panics").clone();
                 let initialized = groups
                     .iter()
-                    .filter(|(_, m)| m.group.status().term > 0)
+                    .filter(|(_, m)| !m.group.status().voters.is_empty())
                     .map(|(id, _)| *id)
                     .collect();
                 Answer::Hello { initialized }
@@ -407,15 +510,29 @@ impl RaftService {
                 *incoming = Some(new);
                 Answer::Offset(offset)
             }
-            Message::SnapshotChunk { group, id, offset, data } => {
+            Message::SnapshotChunk {
+                group,
+                id,
+                offset,
+                data,
+            } => {
                 let member = self.member(group)?;
                 let mut incoming = member.incoming.lock().await;
                 match incoming.as_mut().filter(|i| i.id() == id) {
-                    Some(i) => Answer::Offset(i.take(offset, data).await.map_err(ServiceError::Failed)?),
+                    Some(i) => {
+                        Answer::Offset(i.take(offset, data).await.map_err(ServiceError::Failed)?)
+                    }
                     None => Answer::Failed("no such transfer; begin again".into()),
                 }
             }
-            Message::SnapshotInstall { group, id, len, hash, vote, meta } => {
+            Message::SnapshotInstall {
+                group,
+                id,
+                len,
+                hash,
+                vote,
+                meta,
+            } => {
                 own_voice(&vote)?;
                 let member = self.member(group)?;
                 let mut incoming = member.incoming.lock().await;

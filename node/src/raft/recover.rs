@@ -83,16 +83,21 @@ pub async fn recover(
     address: &str,
 ) -> Result<Recovered, RecoverError> {
     let mut done = Recovered {
-        at_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        at_s: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |d| d.as_secs()),
         given_up: note(data_dir).map(|n| n.given_up).unwrap_or_default(),
         groups: BTreeMap::new(),
     };
     for &group in groups {
         let bad = |reason: String| RecoverError::Group { group, reason };
-        let open = storage.group(group, machine(group)).map_err(|e| bad(e.to_string()))?;
+        let open = storage
+            .group(group, machine(group))
+            .map_err(|e| bad(e.to_string()))?;
         let (last, voters) = alone(open, group, node, address).await?;
         done.groups.insert(group, last);
-        done.given_up.extend(voters.into_iter().filter(|v| *v != node));
+        done.given_up
+            .extend(voters.into_iter().filter(|v| *v != node));
     }
     let known = KnownNodes::open(Some(data_dir)).map_err(|e| RecoverError::Note {
         path: e.path.clone(),
@@ -101,8 +106,10 @@ pub async fn recover(
     known.removed(&done.given_up);
     let path = data_dir.join(NOTE_FILE);
     let text = serde_json::to_vec_pretty(&done).expect("numbers only");
-    files::replace(&path, &text, Access::Public)
-        .map_err(|e| RecoverError::Note { path, reason: e.to_string() })?;
+    files::replace(&path, &text, Access::Public).map_err(|e| RecoverError::Note {
+        path,
+        reason: e.to_string(),
+    })?;
     tracing::error!(
         node,
         given_up = ?done.given_up,
@@ -127,28 +134,54 @@ async fn alone(
     let from = open.reader.applied().map_or(0, |l| l.index + 1);
     if let Some(last) = last.filter(|l| l.index >= from) {
         let from = from.max(state.last_purged_log_id.map_or(0, |l| l.index + 1));
-        for entry in open.log.try_get_log_entries(from..=last.index).await.map_err(io)? {
+        for entry in open
+            .log
+            .try_get_log_entries(from..=last.index)
+            .await
+            .map_err(io)?
+        {
             if let EntryPayload::Membership(m) = entry.payload {
                 voters = m.voter_ids().collect();
             }
         }
     }
     if !voters.contains(&node) {
-        return Err(RecoverError::NoVoter { group, node, members: voters });
+        return Err(RecoverError::NoVoter {
+            group,
+            node,
+            members: voters,
+        });
     }
-    let term = 1 + vote.map_or(0, |v| v.leader_id.term).max(last.map_or(0, |l| l.leader_id.term));
+    let term = 1 + vote
+        .map_or(0, |v| v.leader_id.term)
+        .max(last.map_or(0, |l| l.leader_id.term));
     let next = last.map_or(0, |l| l.index + 1);
-    let leader_id = LeaderId { term, node_id: node };
-    open.log.save_vote(&Vote { leader_id, committed: true }).await.map_err(io)?;
+    let leader_id = LeaderId {
+        term,
+        node_id: node,
+    };
+    open.log
+        .save_vote(&Vote {
+            leader_id,
+            committed: true,
+        })
+        .await
+        .map_err(io)?;
     let members = Membership::new(
         vec![BTreeSet::from([node])],
         BTreeMap::from([(node, BasicNode::new(address))]),
     )
     .map_err(|e| bad(e.to_string()))?;
     let entry = Entry {
-        log_id: LogId { leader_id, index: next },
+        log_id: LogId {
+            leader_id,
+            index: next,
+        },
         payload: EntryPayload::Membership(members),
     };
-    open.log.blocking_append([entry]).await.map_err(|e| bad(e.to_string()))?;
+    open.log
+        .blocking_append([entry])
+        .await
+        .map_err(|e| bad(e.to_string()))?;
     Ok((next, voters))
 }

@@ -60,7 +60,9 @@ pub(super) async fn send(
     vote: Vote,
     s: Snapshot,
 ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-    send_inner(router, target, group, vote, s).await.map_err(streaming_error)
+    send_inner(router, target, group, vote, s)
+        .await
+        .map_err(streaming_error)
 }
 
 async fn send_inner(
@@ -79,11 +81,17 @@ async fn send_inner(
     })
     .await
     .map_err(AskError::Answer)?;
-    let begin = Message::SnapshotBegin { group, id: id.clone(), len };
+    let begin = Message::SnapshotBegin {
+        group,
+        id: id.clone(),
+        len,
+    };
     let mut offset = offset_of(router.ask(target, begin, CHUNK_WAIT_MAX).await?)?;
     tracing::info!(group, target, id, len, offset, "sending a snapshot");
     while offset < len {
-        let size = usize::try_from(len - offset).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+        let size = usize::try_from(len - offset)
+            .unwrap_or(CHUNK_BYTES)
+            .min(CHUNK_BYTES);
         let (from, at) = (file.clone(), offset);
         let data = blocking(move || {
             let mut data = vec![0; size];
@@ -93,14 +101,28 @@ async fn send_inner(
         .await
         .map_err(AskError::Answer)?;
         metrics::counter!("quorate_raft_snapshot_sent_bytes_total").increment(size as u64);
-        let chunk = Message::SnapshotChunk { group, id: id.clone(), offset, data };
+        let chunk = Message::SnapshotChunk {
+            group,
+            id: id.clone(),
+            offset,
+            data,
+        };
         let now = offset_of(router.ask(target, chunk, CHUNK_WAIT_MAX).await?)?;
         if now <= offset || now > len {
-            return Err(AskError::Answer(format!("snapshot {id}: at {now} after a chunk at {offset}")));
+            return Err(AskError::Answer(format!(
+                "snapshot {id}: at {now} after a chunk at {offset}"
+            )));
         }
         offset = now;
     }
-    let install = Message::SnapshotInstall { group, id, len, hash, vote, meta: s.meta };
+    let install = Message::SnapshotInstall {
+        group,
+        id,
+        len,
+        hash,
+        vote,
+        meta: s.meta,
+    };
     match router.ask(target, install, INSTALL_WAIT_MAX).await? {
         Answer::Installed(r) => Ok(r),
         other => Err(unexpected(&other)),
@@ -139,7 +161,12 @@ impl Incoming {
                     std::fs::remove_file(other)?;
                 }
             }
-            let file = File::options().create(true).truncate(false).read(true).write(true).open(&at)?;
+            let file = File::options()
+                .create(true)
+                .truncate(false)
+                .read(true)
+                .write(true)
+                .open(&at)?;
             let have = file.metadata()?.len();
             if have > len {
                 file.set_len(0)?;
@@ -148,7 +175,16 @@ impl Incoming {
             Ok((file, have))
         })
         .await?;
-        Ok((Self { id, path, file: Arc::new(file), have, len }, have))
+        Ok((
+            Self {
+                id,
+                path,
+                file: Arc::new(file),
+                have,
+                len,
+            },
+            have,
+        ))
     }
 
     pub(super) fn id(&self) -> &str {
@@ -157,7 +193,9 @@ impl Incoming {
 
     /// Takes a chunk; a repeated one changes nothing. Says how much is there.
     pub(super) async fn take(&mut self, offset: u64, data: Vec<u8>) -> Result<u64, String> {
-        let end = offset.checked_add(data.len() as u64).filter(|end| *end <= self.len);
+        let end = offset
+            .checked_add(data.len() as u64)
+            .filter(|end| *end <= self.len);
         let Some(end) = end else {
             return Err(format!("snapshot {}: a chunk beyond its length", self.id));
         };
@@ -178,7 +216,10 @@ impl Incoming {
     /// The whole file, checked and durable.
     pub(super) async fn finish(self, len: u64, hash: [u8; 32]) -> Result<SnapshotFile, String> {
         if self.have != len || self.len != len {
-            return Err(format!("snapshot {}: {} of {len} bytes are here", self.id, self.have));
+            return Err(format!(
+                "snapshot {}: {} of {len} bytes are here",
+                self.id, self.have
+            ));
         }
         let (file, path) = (self.file.clone(), self.path.clone());
         let same = blocking(move || {
@@ -191,9 +232,16 @@ impl Incoming {
         })
         .await?;
         if !same {
-            return Err(format!("snapshot {}: damaged on its way; begin again", self.id));
+            return Err(format!(
+                "snapshot {}: damaged on its way; begin again",
+                self.id
+            ));
         }
-        Ok(SnapshotFile { id: self.id, path: self.path, len })
+        Ok(SnapshotFile {
+            id: self.id,
+            path: self.path,
+            len,
+        })
     }
 }
 
@@ -211,10 +259,24 @@ mod tests {
         std::fs::write(dir.path().join("0-1-1-1-old.part"), "x").unwrap();
         let (mut first, at) = Incoming::begin(dir.path(), id.into(), len).await.unwrap();
         assert_eq!(at, 0);
-        assert!(!dir.path().join("0-1-1-1-old.part").exists(), "older transfers are given up");
-        assert_eq!(first.take(0, content[..70_000].to_vec()).await.unwrap(), 70_000);
-        assert_eq!(first.take(0, content[..70_000].to_vec()).await.unwrap(), 70_000, "repeated");
-        assert_eq!(first.take(90_000, vec![1]).await.unwrap(), 70_000, "a gap is not taken");
+        assert!(
+            !dir.path().join("0-1-1-1-old.part").exists(),
+            "older transfers are given up"
+        );
+        assert_eq!(
+            first.take(0, content[..70_000].to_vec()).await.unwrap(),
+            70_000
+        );
+        assert_eq!(
+            first.take(0, content[..70_000].to_vec()).await.unwrap(),
+            70_000,
+            "repeated"
+        );
+        assert_eq!(
+            first.take(90_000, vec![1]).await.unwrap(),
+            70_000,
+            "a gap is not taken"
+        );
         assert!(first.take(len, vec![1]).await.is_err());
         assert!(first.take(u64::MAX, vec![1]).await.is_err());
         drop(first);
@@ -229,7 +291,10 @@ mod tests {
         assert!(why.contains("damaged"), "{why}");
         assert!(!done.path.exists(), "and begins from nothing");
         for bad in ["../../etc/passwd", "a/b", ""] {
-            assert!(Incoming::begin(dir.path(), bad.into(), 1).await.is_err(), "{bad}");
+            assert!(
+                Incoming::begin(dir.path(), bad.into(), 1).await.is_err(),
+                "{bad}"
+            );
         }
     }
 }
