@@ -63,6 +63,11 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// As the system reports them.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Creates the directory `dir` and those above it, if missing.
+    ///
+    /// # Errors
+    /// As the system reports them.
+    fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// Makes creations and removals in `dir` durable.
     ///
     /// # Errors
@@ -114,6 +119,9 @@ impl Disk for RealDisk {
     }
     fn remove(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_file(path)
+    }
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        std::fs::create_dir_all(dir)
     }
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         File::open(dir)?.sync_all()

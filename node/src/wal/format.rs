@@ -74,6 +74,11 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether it voids or drops entries.
+    pub fn is_cut(self) -> bool {
+        matches!(self, Self::Truncate | Self::Purge)
+    }
+
     fn from_byte(b: u8) -> Option<Self> {
         Some(match b {
             1 => Self::Entries,

@@ -134,6 +134,8 @@ pub struct GroupLog {
     pub meta_segments: [Option<u64>; 3],
     /// Operations submitted and not yet in the file.
     pub queued: usize,
+    /// Those of them that void or drop entries: until they are in the file, the file still needs them.
+    pub cuts_queued: usize,
     /// Payload bytes of the entries on disk that are still needed.
     pub live_bytes: u64,
 }
@@ -152,6 +154,7 @@ impl GroupLog {
             committed_dirty: false,
             meta_segments: [None; 3],
             queued: 0,
+            cuts_queued: 0,
             live_bytes: 0,
         }
     }

@@ -25,6 +25,8 @@ pub mod recovery;
 mod writer;
 
 #[cfg(test)]
+mod testdisk;
+#[cfg(test)]
 mod tests;
 
 pub use self::disk::{Disk, DiskFile, RealDisk};
@@ -292,6 +294,7 @@ impl Shared {
             return Err(WalError::Stopped("closed".into()));
         }
         g.queued += 1;
+        g.cuts_queued += usize::from(op.kind.is_cut());
         q.bytes += op.body.len();
         q.ops.push_back(op);
         drop(q);
@@ -376,10 +379,12 @@ impl Wal {
     /// [`WalError`] when acknowledged records are damaged or missing, the
     /// format is newer, or the disk fails.
     pub fn open(dir: &Path, options: WalOptions) -> Result<Self, WalError> {
-        std::fs::create_dir_all(dir).map_err(|e| WalError::io("create", dir, e))?;
         let disk = options.disk.clone();
-        let has = |name: &str| dir.join(name).exists();
-        let fresh = !has(recovery::LEDGER_FILE) && recovery::list_segments(&*disk, dir)?.is_empty();
+        disk.create_dir(dir)
+            .map_err(|e| WalError::io("create", dir, e))?;
+        let files = disk.list(dir).map_err(|e| WalError::io("list", dir, e))?;
+        let fresh = !files.iter().any(|f| f.ends_with(recovery::LEDGER_FILE))
+            && recovery::list_segments(&*disk, dir)?.is_empty();
         if fresh {
             let shared = Shared::new(dir, options.clone(), rand::random(), BTreeMap::new());
             writer::create_ledger(&shared)?;

@@ -175,10 +175,10 @@ pub fn read_ledger(disk: &dyn Disk, dir: &Path) -> Result<Ledger, WalError> {
     })
 }
 
-/// The segment files in `dir`, which must be numbered without a hole.
+/// The segment files in `dir`, by number.
 ///
 /// # Errors
-/// [`WalError`] when the directory cannot be read or a number is missing.
+/// [`WalError`] when the directory cannot be read or holds a stray file.
 pub fn list_segments(disk: &dyn Disk, dir: &Path) -> Result<Vec<(u64, PathBuf)>, WalError> {
     let mut out: Vec<(u64, PathBuf)> = Vec::new();
     for path in disk.list(dir).map_err(|e| WalError::io("list", dir, e))? {
@@ -189,14 +189,19 @@ pub fn list_segments(disk: &dyn Disk, dir: &Path) -> Result<Vec<(u64, PathBuf)>,
         }
     }
     out.sort();
-    for pair in out.windows(2) {
-        if pair[0].0 + 1 != pair[1].0 {
+    Ok(out)
+}
+
+/// Checks that `segments` begin with `oldest` and have no hole.
+fn check_numbers(dir: &Path, segments: &[(u64, PathBuf)], oldest: u64) -> Result<(), WalError> {
+    for (expected, (n, _)) in (oldest..).zip(segments) {
+        if *n != expected {
             return Err(WalError::MissingSegment {
-                file: segment_path(dir, pair[0].0 + 1),
+                file: segment_path(dir, expected),
             });
         }
     }
-    Ok(out)
+    Ok(())
 }
 
 /// Reads the log in `dir`, cuts an unfinished tail, and makes what remains durable.
@@ -207,19 +212,19 @@ pub fn recover(disk: &dyn Disk, dir: &Path) -> Result<Recovered, WalError> {
     let ledger = read_ledger(disk, dir)?;
     let mut segments = list_segments(disk, dir)?;
     // Left over from a collection that was cut off after the ledger moved on.
-    while segments.first().is_some_and(|(n, _)| *n < ledger.oldest) && segments.len() > 1 {
-        let (_, path) = segments.remove(0);
-        disk.remove(&path)
-            .map_err(|e| WalError::io("remove", &path, e))?;
-    }
-    match segments.first() {
-        Some((n, _)) if *n == ledger.oldest => {}
-        None if ledger.durable == 0 => {}
-        _ => {
-            return Err(WalError::MissingSegment {
-                file: segment_path(dir, ledger.oldest),
-            });
+    // Removals reach the disk in any order, so there may be holes among them.
+    for (n, path) in &segments {
+        if *n < ledger.oldest {
+            disk.remove(path)
+                .map_err(|e| WalError::io("remove", path, e))?;
         }
+    }
+    segments.retain(|(n, _)| *n >= ledger.oldest);
+    check_numbers(dir, &segments, ledger.oldest)?;
+    if segments.is_empty() && ledger.durable > 0 {
+        return Err(WalError::MissingSegment {
+            file: segment_path(dir, ledger.oldest),
+        });
     }
     let mut scan = Scan {
         disk,

@@ -184,14 +184,13 @@ impl Writer {
         if waited_for {
             self.sync()?;
         }
-        let mut acks = 0;
+        let acks = batch.iter().filter(|op| op.done.is_some()).count() as u64;
+        self.shared.count(|s| s.acks += acks);
         for op in batch.iter_mut() {
             if let Some(done) = op.done.take() {
-                acks += 1;
                 done(Ok(()));
             }
         }
-        self.shared.count(|s| s.acks += acks);
         self.cache(batch);
         Ok(())
     }
@@ -278,6 +277,7 @@ impl Writer {
             Kind::Entries | Kind::Truncate => {}
         }
         g.queued -= 1;
+        g.cuts_queued -= usize::from(op.kind.is_cut());
     }
 
     fn sync(&mut self) -> Result<(), WalError> {
@@ -355,6 +355,12 @@ impl Writer {
         let (mut move_all, mut move_meta) = (Vec::new(), Vec::new());
         for (id, slot) in self.shared.all_groups() {
             let g = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            // Memory has dropped entries that the file still has to hold: a cut
+            // of power now must bring them back. Wait for the next batch.
+            if g.cuts_queued != 0 {
+                self.collect_due = true;
+                return Ok(());
+            }
             let e = g.oldest_entry_segment(active);
             if e < active {
                 if crowded && g.live_bytes <= CHECKPOINT_BYTES_MAX && g.queued == 0 {
