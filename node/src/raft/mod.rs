@@ -17,6 +17,8 @@ pub mod recover;
 pub mod snapshot;
 pub mod state_machine;
 #[cfg(test)]
+mod state_tests;
+#[cfg(test)]
 mod suite_tests;
 mod transfer;
 
