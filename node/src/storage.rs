@@ -13,6 +13,7 @@ use crate::raft::log_store::LogStore;
 use crate::raft::state_machine::{StateError, StateMachine, StateReader};
 use crate::raft::{GroupId, snapshot};
 use crate::store::{self, StoreError, StoreKind};
+use crate::wal::disk::create_dir_durably;
 use crate::wal::{Fatal, Wal, WalError, WalOptions};
 use quorate_engine::types::kv::Machine;
 use std::fs::{File, TryLockError};
@@ -131,7 +132,7 @@ impl Storage {
                 source,
             }
         };
-        std::fs::create_dir_all(dir).map_err(io("create it"))?;
+        create_dir_durably(dir).map_err(io("create it"))?;
         let lock = lock_dir(dir)?;
         check_format(dir, options.store)?;
         let wal = Wal::open(&dir.join("wal"), options.wal.clone())?;

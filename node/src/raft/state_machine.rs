@@ -12,6 +12,7 @@ use super::{
     GroupId, LogId, Reply, Snapshot, SnapshotFile, SnapshotMeta, StoredMembership, TypeConfig,
 };
 use crate::store::{Changes, Store, StoreError, Txn, View, walk};
+use crate::wal::disk::create_dir_durably;
 use crate::wal::{Fatal, Floor, GroupWal, LogPos, WalError};
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
@@ -129,7 +130,7 @@ impl StateMachine {
     ) -> Result<Self, StateError> {
         let (snapshots, incoming) = (dir.join("snapshots"), dir.join("incoming"));
         for d in [&snapshots, &incoming] {
-            std::fs::create_dir_all(d).map_err(|source| SnapshotError::Io {
+            create_dir_durably(d).map_err(|source| SnapshotError::Io {
                 file: d.clone(),
                 source,
             })?;

@@ -25,6 +25,7 @@ mod tests;
 
 pub use self::txn::Txn;
 
+use crate::wal::disk::create_dir_durably;
 use quorate_engine::types::kv::{KvError, KvRead, Row};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -203,7 +204,7 @@ impl std::str::FromStr for StoreKind {
 /// # Errors
 /// [`StoreError`] when it cannot be opened.
 pub fn open(kind: StoreKind, dir: &Path, cache_bytes: usize) -> Result<Arc<dyn Store>, StoreError> {
-    std::fs::create_dir_all(dir).map_err(|e| StoreError::Backend {
+    create_dir_durably(dir).map_err(|e| StoreError::Backend {
         file: dir.to_owned(),
         what: "creating the directory",
         reason: e.to_string(),

@@ -47,6 +47,25 @@ impl RedbStore {
     /// # Errors
     /// [`StoreError`] when it cannot be opened or is of a newer format.
     pub fn open(path: &Path, cache_bytes: usize) -> Result<Self, StoreError> {
+        // A power cut while redb lays out a new file leaves one that it cannot
+        // open again, so a new one gets its name only once it is complete.
+        if !path.exists() {
+            let new = path.with_extension("new");
+            if new.exists() {
+                std::fs::remove_file(&new).map_err(backend(path, "creating"))?;
+            }
+            drop(Self::open_file(&new, cache_bytes)?);
+            let finish = || {
+                std::fs::File::open(&new)?.sync_all()?;
+                std::fs::rename(&new, path)?;
+                std::fs::File::open(path.parent().unwrap_or(path))?.sync_all()
+            };
+            finish().map_err(backend::<std::io::Error>(path, "creating"))?;
+        }
+        Self::open_file(path, cache_bytes)
+    }
+
+    fn open_file(path: &Path, cache_bytes: usize) -> Result<Self, StoreError> {
         let db = Database::builder()
             .set_cache_size(cache_bytes)
             .create(path)
