@@ -22,12 +22,14 @@ ca = "ca.crt"
 [keys]
 provider = "key-file"
 key_file = "root.key"
+identity_key = "identity.key"                     # signs the statements of sealing keys
 log_key = "log.key"                               # signs receipts and checkpoints
 witness_key = "witness.key"                       # cosigns other custodians' checkpoints
 
 [trust]
 own = "descriptor.json"
 dir = "trust"                                     # descriptors added with `quorate trust add`
+policy = "policy.toml"                            # policies this custodian deals under, if the file is there
 
 [[nodes]]                                         # at first start; afterwards raft membership counts
 id = 1

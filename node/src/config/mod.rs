@@ -190,6 +190,9 @@ pub struct Keys {
     pub provider: KeyProvider,
     /// The root key's file, for `key-file`.
     pub key_file: PathBuf,
+    /// The long-lived key that signs sealing-key statements; custodian only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity_key: Option<PathBuf>,
     /// The key that signs receipts and checkpoints; custodian only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_key: Option<PathBuf>,
@@ -206,7 +209,8 @@ pub struct Trust {
     pub own: PathBuf,
     /// Directory of other clusters' descriptors (`*.json`), added after comparing fingerprints.
     pub dir: PathBuf,
-    /// Policies and declared blocs; required at a home.
+    /// Policies and declared blocs; required at a home. At a custodian: the policies its operators
+    /// approve, if this file is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<PathBuf>,
 }
@@ -391,6 +395,7 @@ impl Config {
         for p in [
             &mut self.tls.client_cert,
             &mut self.tls.client_key,
+            &mut self.keys.identity_key,
             &mut self.keys.log_key,
             &mut self.keys.witness_key,
             &mut self.trust.policy,

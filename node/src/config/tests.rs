@@ -81,7 +81,11 @@ fn every_problem_is_listed_at_once_with_its_key() {
 
 #[test]
 fn roles_have_their_own_keys() {
-    let e = refused(&example_custodian().replace("role = \"custodian\"", "role = \"home\""));
+    let e = refused(
+        &example_custodian()
+            .replace("role = \"custodian\"", "role = \"home\"")
+            .replace("policy = \"policy.toml\"", ""),
+    );
     for key in ["listen.client", "tls.client_cert", "trust.policy"] {
         assert!(e.contains(key), "{key} in {e}");
     }

@@ -4,6 +4,7 @@
 
 use super::Custodian;
 use super::consensus::{SubmitError, view};
+use crate::http::operator::{self as http, OperatorError};
 use quorate_engine::authz::RELEASE_AUTHORITY;
 use quorate_engine::custody::protocol::{FreezeScope, KeyRef};
 use quorate_engine::custody::{
@@ -11,7 +12,7 @@ use quorate_engine::custody::{
     Overview, Shred, ShredOutcome, Thaw,
 };
 use quorate_engine::types::kv::Position;
-use quorate_engine::types::{ChatId, NodeId};
+use quorate_engine::types::{ChatId, NodeId, Outcome};
 
 /// What `status` says as long as checkpoints are not published.
 pub const COSIGNATURES: &str = "not required: log publication is not built yet";
@@ -67,6 +68,36 @@ impl From<SubmitError> for OperatorProblem {
             },
             SubmitError::Invalid(reason) => Self::Invalid(reason),
             SubmitError::Unknown(reason) => Self::Unknown(reason),
+        }
+    }
+}
+
+impl From<OperatorProblem> for OperatorError {
+    fn from(e: OperatorProblem) -> Self {
+        match e {
+            OperatorProblem::NotLeader { leader } => Self::NotLeader { leader },
+            OperatorProblem::Busy { reason, retry_ms } => Self::Unavailable {
+                detail: reason,
+                retry_ms,
+                outcome: Outcome::NotDone,
+            },
+            OperatorProblem::Invalid(why) => Self::Invalid(why),
+            OperatorProblem::Refused(why) => Self::Refused(why),
+            OperatorProblem::Unknown(detail) => Self::Unavailable {
+                detail,
+                retry_ms: super::RETRY_MS,
+                outcome: Outcome::Unknown,
+            },
+        }
+    }
+}
+
+impl From<http::Operator> for Operator {
+    /// Whoever the operator plane let in, as the log names it.
+    fn from(by: http::Operator) -> Self {
+        Self {
+            name: by.name,
+            certificate: by.certificate,
         }
     }
 }

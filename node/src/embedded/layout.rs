@@ -302,9 +302,7 @@ fn entity_of(
     )?;
     for node in &layouts {
         let policy = entity.node_dir(node.id).join("policy.toml");
-        if role == ClusterRole::Home {
-            files::replace(&policy, topology.policy_toml.as_bytes(), Access::Public)?;
-        }
+        files::replace(&policy, topology.policy_toml.as_bytes(), Access::Public)?;
     }
     let file = |name: &str| entity_dir.join(name);
     let cluster = ClusterLayout {

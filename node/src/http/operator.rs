@@ -31,6 +31,8 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 pub struct Operator {
     /// Name in its certificate; stands in the log.
     pub name: String,
+    /// BLAKE3 of its certificate (DER); stands in the log.
+    pub certificate: [u8; 32],
     /// The request id.
     pub request: RequestId,
 }
@@ -182,10 +184,13 @@ where
             .extensions
             .get::<PeerInfo>()
             .and_then(|peer| peer.certificates.first());
-        let name = leaf
-            .and_then(|leaf| operator_name(leaf, &own))
-            .ok_or_else(|| not_operator(&own))?;
-        Ok(Self { name, request })
+        let leaf = leaf.ok_or_else(|| not_operator(&own))?;
+        let name = operator_name(leaf, &own).ok_or_else(|| not_operator(&own))?;
+        Ok(Self {
+            name,
+            certificate: *blake3::hash(leaf).as_bytes(),
+            request,
+        })
     }
 }
 

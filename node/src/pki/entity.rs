@@ -2,13 +2,15 @@
 //!
 //! ```text
 //!  DIR/ca.crt ca.key identity.key log.key witness.key descriptor.json operator.crt operator.key trust/
-//!  DIR/node-N/ node.crt node.key ca.crt root.key log.key witness.key descriptor.json trust/ config.toml
+//!  DIR/node-N/ node.crt node.key ca.crt root.key descriptor.json trust/ config.toml
 //!              (home: client-plane.crt client-plane.key policy.toml)
+//!              (custodian: identity.key log.key witness.key, policy.toml once approved)
 //! ```
 //!
-//! `ca.key` and `identity.key` stay off the nodes: a node's directory is what
-//! is copied to its machine. Log and witness keys are a custodian's, not one
-//! node's, since whichever node leads signs receipts.
+//! `ca.key` stays off the nodes, a home's `identity.key` too: a node's
+//! directory is what is copied to its machine. Identity, log and witness keys
+//! are a custodian's, not one node's, since whichever node leads signs receipts
+//! and, every day, the statement of the next sealing key.
 
 use super::ca::{Authority, PkiError};
 use super::descriptor::{Body, Descriptor, DescriptorError, PublicKey};
@@ -363,7 +365,7 @@ impl Entity {
         self.renew(node.id, &node.names)?;
         let is_home = self.descriptor.role == ClusterRole::Home;
         if !is_home {
-            for name in ["log.key", "witness.key"] {
+            for name in ["identity.key", "log.key", "witness.key"] {
                 let secret = files::read_secret32(&self.dir.join(name))?;
                 files::create_secret32(&dir.join(name), &secret)?;
             }
@@ -388,13 +390,14 @@ impl Entity {
             keys: Keys {
                 provider: KeyProvider::KeyFile,
                 key_file: "root.key".into(),
+                identity_key: custodian_file("identity.key"),
                 log_key: custodian_file("log.key"),
                 witness_key: custodian_file("witness.key"),
             },
             trust: Trust {
                 own: "descriptor.json".into(),
                 dir: "trust".into(),
-                policy: home_file("policy.toml"),
+                policy: Some("policy.toml".into()),
             },
             nodes: all.to_vec(),
             store: Store { kind: store },

@@ -29,10 +29,16 @@ fn init_makes_everything_once_and_secrets_are_private() {
     }
     for node in 1..=3 {
         let nd = ch.node_dir(node);
-        for name in ["node.key", "root.key", "log.key", "witness.key"] {
+        for name in [
+            "node.key",
+            "root.key",
+            "identity.key",
+            "log.key",
+            "witness.key",
+        ] {
             assert_eq!(mode(&nd.join(name)), 0o600, "{name}");
         }
-        assert!(!nd.join("ca.key").exists() && !nd.join("identity.key").exists());
+        assert!(!nd.join("ca.key").exists());
         let config = Config::load(&ch.config_path(node)).unwrap();
         assert_eq!(
             (config.node, config.cluster.as_str(), config.nodes.len()),
@@ -56,6 +62,7 @@ fn init_makes_everything_once_and_secrets_are_private() {
     let ae = entity(dir.path(), ClusterRole::Home, "ae", 1);
     let mut config = Config::load(&ae.config_path(1)).unwrap();
     assert_eq!(config.groups(), 8);
+    assert!(!ae.node_dir(1).join("identity.key").exists());
     let (cert, key) = (
         config.tls.client_cert.take().unwrap(),
         config.tls.client_key.take().unwrap(),

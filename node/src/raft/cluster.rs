@@ -376,7 +376,7 @@ impl Cluster {
     }
 
     /// Gives `group` away if this node leads it; false when nobody took it in time.
-    pub(super) async fn hand_over(&self, group: &Group) -> bool {
+    pub async fn hand_over(&self, group: &Group) -> bool {
         let s = group.status();
         if !group.is_leader() {
             return true;

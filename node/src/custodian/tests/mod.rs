@@ -1,6 +1,8 @@
 //! Three nodes of one custodian over a log that commits at once: everything
 //! but sockets and disks of raft. The vaults are real files.
 
+mod raft;
+
 use super::*;
 use crate::config::ClusterRole;
 use crate::peer::{PeerIdentity, Service};
@@ -127,7 +129,7 @@ impl Drop for Bench {
 
 fn place() -> Place {
     Place {
-        deployment: DeploymentId([1; 16]),
+        deployment: crate::pki::testkit::DEPLOYMENT,
         custodian: CustodianId::new("ch").unwrap(),
     }
 }
@@ -267,13 +269,13 @@ fn chat() -> ChatId {
     ChatId([5; 32])
 }
 
-fn binding(key_id: KeyId) -> ShareBinding {
+fn binding(key_id: KeyId, policy: PolicyId) -> ShareBinding {
     ShareBinding {
         deployment: place().deployment,
         custodian: place().custodian,
         chat: chat(),
         key_id,
-        policy: policy().id(),
+        policy,
     }
 }
 
@@ -282,6 +284,8 @@ struct Home {
     session: SealSession,
     sender: Sender,
     lease: RecipientKey,
+    policy: PolicyId,
+    log: [u8; 32],
 }
 
 fn share_of(key_id: &KeyId) -> Share {
@@ -305,6 +309,14 @@ impl Home {
         } = place();
         s.verify(&deployment, &custodian, &identity, c.now())
             .unwrap();
+        Self::of(s, policy().id(), signing().log.public())
+    }
+
+    fn of(s: SealingKeyStatement, policy: PolicyId, log: [u8; 32]) -> Self {
+        let Place {
+            deployment,
+            custodian,
+        } = place();
         let info = deal_info(&deployment, &custodian, s.version);
         let mut rng = rand::rng();
         let (sender, encapsulated) = Sender::new(&s.public, &info, &mut rng).unwrap();
@@ -319,6 +331,8 @@ impl Home {
             session,
             sender,
             lease: RecipientKey::generate(&mut rng),
+            policy,
+            log,
         }
     }
 
@@ -330,9 +344,11 @@ impl Home {
             SealedItem {
                 chat: chat(),
                 key_id,
-                policy: policy().id(),
+                policy: self.policy,
                 commitment: commitment(&key_id, &place().custodian, &share),
-                sealed: self.sender.seal(&binding(key_id), None, nonce, &share),
+                sealed: self
+                    .sender
+                    .seal(&binding(key_id, self.policy), None, nonce, &share),
                 expires_ms,
             }
         };
@@ -367,9 +383,10 @@ impl Home {
             custodian,
         } = place();
         let ask = RequestId(reply.receipt.request.0);
-        let log = signing().log.public();
         let receipt = &reply.receipt;
-        receipt.verify(&deployment, &custodian, &ask, &log).unwrap();
+        receipt
+            .verify(&deployment, &custodian, &ask, &self.log)
+            .unwrap();
         let info = release_info(&deployment, &custodian);
         let context = ReleaseBinding {
             authority: quorate_engine::authz::home_authority(
@@ -385,7 +402,7 @@ impl Home {
             ShareResult::Share { sealed } => {
                 let opener = Receiver::new(&self.lease, &reply.encapsulated, &info).unwrap();
                 let share = opener
-                    .open(&binding(key(*k)), Some(&context), sealed)
+                    .open(&binding(key(*k), self.policy), Some(&context), sealed)
                     .unwrap();
                 Ok(share.expose() == share_of(&key(*k)).expose())
             }

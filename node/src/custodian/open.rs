@@ -1,0 +1,219 @@
+//! A custodian from a node's configuration.
+
+use super::{
+    ClusterPeers, Custodian, CustodianOptions, GroupConsensus, HOME_IN_FLIGHT_MAX,
+    INTERNAL_IN_FLIGHT_MAX, Parts, SigningKeys, Vault, VaultProblem, system_clock,
+};
+use crate::config::{ClusterRole, Config};
+use crate::peer::{Allow, PeerClient, PeerServer, services};
+use crate::pki::files::{self, FileError};
+use crate::pki::{Descriptor, TrustStore};
+use crate::raft::cluster::Cluster;
+use quorate_engine::crypto::sign::SigningKey;
+use quorate_engine::custody::{Custody, Place};
+use quorate_engine::policy::{CustodianFacts, Facts, LoadError, load};
+use quorate_engine::types::{CustodianId, HomeId};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// A custodian's one raft group.
+pub const GROUP: crate::raft::GroupId = 0;
+
+/// Why a node's configuration does not make a custodian.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenProblem {
+    /// A key file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The key versions.
+    #[error(transparent)]
+    Vault(#[from] VaultProblem),
+    /// The own descriptor is no custodian's.
+    #[error("descriptor of {0}: not a custodian's; this node's role must be `custodian`")]
+    NotCustodian(String),
+    /// A key that signs is not configured.
+    #[error("{0}: missing; name the key file that `custodian init` made")]
+    NoKey(&'static str),
+    /// A key that signs is not the one others verify with.
+    #[error(
+        "{path}: not the {what} key in this custodian's descriptor; use the file `custodian init` made with it"
+    )]
+    OtherKey {
+        /// The file.
+        path: PathBuf,
+        /// Identity or log.
+        what: &'static str,
+    },
+    /// The policy file.
+    #[error("{path}: {source}")]
+    Policy {
+        /// The file.
+        path: PathBuf,
+        /// Why it is refused.
+        source: LoadError,
+    },
+    /// The cluster runs no custodian's group.
+    #[error("raft group {GROUP} does not run on this node")]
+    NoGroup,
+}
+
+/// The state machine of the custodian that `own` describes; equal on all its nodes.
+///
+/// # Errors
+/// [`OpenProblem::NotCustodian`].
+pub fn machine(own: &Descriptor) -> Result<Custody, OpenProblem> {
+    Ok(Custody::new(custodian(own)?, own.identity_hash()))
+}
+
+fn custodian(own: &Descriptor) -> Result<CustodianId, OpenProblem> {
+    own.custodian()
+        .ok_or_else(|| OpenProblem::NotCustodian(own.id.clone()))
+}
+
+impl Custodian {
+    /// Opens keys and vault, starts the custodian over `cluster`'s group, and
+    /// registers its services with `server`.
+    ///
+    /// # Errors
+    /// [`OpenProblem`].
+    pub fn open(
+        config: &Config,
+        cluster: &Cluster,
+        client: PeerClient,
+        server: &PeerServer,
+        stop: CancellationToken,
+    ) -> Result<Self, OpenProblem> {
+        let trust = client.trust().clone();
+        let own = trust.own();
+        let place = Place {
+            deployment: config.deployment,
+            custodian: custodian(own)?,
+        };
+        let signing = SigningKeys {
+            identity: signing_key(
+                config.keys.identity_key.as_deref(),
+                "keys.identity_key",
+                Some(own.identity_key.0),
+            )?,
+            log: signing_key(
+                config.keys.log_key.as_deref(),
+                "keys.log_key",
+                own.log_key.map(|k| k.0),
+            )?,
+        };
+        files::make_dir(&config.data_dir)?;
+        let root = files::read_root_key(&config.keys.key_file)?;
+        let vault = Vault::open(&config.data_dir, &place, config.node, root)?;
+        let group = cluster.group(GROUP).ok_or(OpenProblem::NoGroup)?;
+        let (to_hand, of) = (group.clone(), cluster.clone());
+        let hand_over = move || -> futures::future::BoxFuture<'static, ()> {
+            let (group, cluster) = (to_hand.clone(), of.clone());
+            Box::pin(async move {
+                cluster.hand_over(&group).await;
+            })
+        };
+        let options = CustodianOptions {
+            policies: policies(config, &trust)?,
+            ..CustodianOptions::default()
+        };
+        let homes = move || {
+            let all = trust.of_role(ClusterRole::Home);
+            all.iter().filter_map(|d| HomeId::new(&d.id).ok()).collect()
+        };
+        let custodian = Self::start(
+            Parts {
+                place,
+                signing,
+                consensus: Arc::new(GroupConsensus::new(group, hand_over)),
+                peers: Arc::new(ClusterPeers(client)),
+                homes: Arc::new(homes),
+                clock: system_clock(),
+                vault,
+                options,
+            },
+            stop,
+        );
+        custodian.register(server);
+        Ok(custodian)
+    }
+
+    /// Registers what homes and the other nodes ask.
+    pub fn register(&self, server: &PeerServer) {
+        server.register(
+            services::CUSTODIAN,
+            Allow::Homes,
+            HOME_IN_FLIGHT_MAX,
+            self.home_service(),
+        );
+        server.register(
+            services::CUSTODIAN_INTERNAL,
+            Allow::SameCluster,
+            INTERNAL_IN_FLIGHT_MAX,
+            self.internal_service(),
+        );
+    }
+}
+
+fn signing_key(
+    path: Option<&Path>,
+    what: &'static str,
+    public: Option<[u8; 32]>,
+) -> Result<SigningKey, OpenProblem> {
+    let path = path.ok_or(OpenProblem::NoKey(what))?;
+    let key = SigningKey::from_seed(&files::read_secret32(path)?);
+    if public.is_some_and(|p| p != key.public()) {
+        return Err(OpenProblem::OtherKey {
+            path: path.to_owned(),
+            what,
+        });
+    }
+    Ok(key)
+}
+
+/// The canonical policies this custodian's operators put into its policy file;
+/// none when there is no such file. Judged for every known home, and only
+/// those that name this custodian.
+///
+/// # Errors
+/// [`OpenProblem`] when the file is there and refused.
+pub fn policies(config: &Config, trust: &TrustStore) -> Result<Vec<Vec<u8>>, OpenProblem> {
+    let Some(path) = config.trust.policy.as_deref().filter(|p| p.exists()) else {
+        return Ok(Vec::new());
+    };
+    let own = custodian(trust.own())?;
+    let text = String::from_utf8_lossy(&files::read(path)?).into_owned();
+    let mut out = Vec::new();
+    for home in trust.of_role(ClusterRole::Home) {
+        let file = load(&text, &facts(trust, &home)).map_err(|source| OpenProblem::Policy {
+            path: path.to_owned(),
+            source,
+        })?;
+        for named in file.policies.values() {
+            let canonical = named.policy.canonical();
+            if named.policy.identities().contains_key(&own) && !out.contains(&canonical) {
+                out.push(canonical);
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn facts(trust: &TrustStore, home: &Descriptor) -> Facts {
+    let one = |(id, d): (CustodianId, Arc<Descriptor>)| {
+        let filled = |s: &String| Some(s.clone()).filter(|s| !s.is_empty());
+        let facts = CustodianFacts {
+            jurisdiction: d.jurisdiction.clone(),
+            entity: d.legal_entity.clone(),
+            identity: d.identity_hash(),
+            provider: filled(&d.provider),
+            network: filled(&d.network),
+        };
+        (id, facts)
+    };
+    Facts {
+        home_jurisdiction: home.jurisdiction.clone(),
+        home_entity: home.legal_entity.clone(),
+        custodians: trust.custodians().into_iter().map(one).collect(),
+    }
+}
