@@ -22,9 +22,12 @@
 
 mod audit;
 mod codec;
+mod custody;
 mod files;
+mod importer;
 mod meter;
 mod mutate;
+mod node;
 mod planted;
 mod run;
 mod sealed;
@@ -54,7 +57,11 @@ targets! {
     sealed_bytes: sealed::sealed_bytes();
     recipient_keys: sealed::recipient_keys();
     combine_points: shares::combine_points();
-    // Frames, WAL recovery and the importer follow here as their code lands.
+    custody_command: custody::custody_command();
+    frames: node::frames();
+    wal_recovery: node::wal_recovery();
+    import_value: importer::import_value();
+    import_file: importer::import_file();
 }
 
 #[test]
