@@ -11,6 +11,7 @@
 
 pub mod config;
 pub mod custodian;
+pub mod dump;
 pub mod embedded;
 pub mod home;
 pub mod http;
@@ -19,6 +20,7 @@ pub mod metrics;
 pub mod peer;
 pub mod pki;
 pub mod raft;
+pub mod server;
 pub mod storage;
 pub mod store;
 pub mod wal;

@@ -403,7 +403,7 @@ impl Custodian {
             version,
             key.public(),
             self.now().saturating_add(life),
-            &self.0.signing.identity,
+            &self.0.signing.log,
         )))
     }
 

@@ -95,11 +95,10 @@ impl Default for CustodianOptions {
     }
 }
 
-/// The keys that sign what this custodian states.
+/// The key that signs what this custodian states: receipts and sealing-key statements. It is
+/// named in the descriptor, which the identity key signed; so the identity key stays off the nodes.
 pub struct SigningKeys {
-    /// Signs sealing-key statements.
-    pub identity: SigningKey,
-    /// Signs receipts.
+    /// The log key.
     pub log: SigningKey,
 }
 

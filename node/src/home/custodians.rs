@@ -371,17 +371,13 @@ impl Custodians {
             }
             old
         };
+        let log_key = descriptor.log_key.map_or([0; 32], |k| k.0);
         let reply = self
             .ask(id, &CustodianRequest::SealingKey, STATEMENT_WAIT_MS)
             .await;
         let fresh = match reply {
             Ok(CustodianReply::SealingKey(statement)) => statement
-                .verify(
-                    &self.deployment,
-                    id,
-                    &descriptor.identity_key.0,
-                    self.clock.wall(),
-                )
+                .verify(&self.deployment, id, &log_key, self.clock.wall())
                 .map(|()| statement)
                 .map_err(|e| e.to_string()),
             Ok(_) => Err("it answered something else".to_owned()),

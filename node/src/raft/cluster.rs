@@ -107,6 +107,17 @@ pub struct ClusterStatus {
 #[derive(Clone)]
 pub struct Cluster(Arc<Inner>);
 
+/// A [`Cluster`] that somebody else keeps running.
+#[derive(Clone)]
+pub struct WeakCluster(std::sync::Weak<Inner>);
+
+impl WeakCluster {
+    /// The cluster, if it still runs.
+    pub fn upgrade(&self) -> Option<Cluster> {
+        self.0.upgrade().map(Cluster)
+    }
+}
+
 pub(super) struct Inner {
     pub(super) options: ClusterOptions,
     pub(super) router: Router,
@@ -222,6 +233,11 @@ impl Cluster {
     /// This node's id.
     pub fn node(&self) -> NodeId {
         self.0.options.node
+    }
+
+    /// A handle that does not keep the groups running.
+    pub fn downgrade(&self) -> WeakCluster {
+        WeakCluster(Arc::downgrade(&self.0))
     }
 
     pub(super) fn inner(&self) -> &Inner {

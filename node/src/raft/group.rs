@@ -335,6 +335,15 @@ impl Group {
         self.0.reader.state_hash()
     }
 
+    /// Asks `node` to take over; follow [`Self::leadership`] to see whether it did.
+    ///
+    /// # Errors
+    /// In words, when the group has stopped.
+    pub async fn transfer_to(&self, node: NodeId) -> Result<(), String> {
+        let transfer = self.raft().trigger().transfer_leader(node).await;
+        transfer.map_err(|e| e.to_string())
+    }
+
     /// Follows who leads.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.0.leadership.clone()

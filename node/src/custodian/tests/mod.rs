@@ -136,7 +136,6 @@ fn place() -> Place {
 
 fn signing() -> SigningKeys {
     SigningKeys {
-        identity: SigningKey::from_seed(&Secret::take(&mut [1; 32])),
         log: SigningKey::from_seed(&Secret::take(&mut [2; 32])),
     }
 }
@@ -302,7 +301,7 @@ impl Home {
         let CustodianReply::SealingKey(s) = reply else {
             panic!("{reply:?}")
         };
-        let identity = signing().identity.public();
+        let identity = signing().log.public();
         let Place {
             deployment,
             custodian,
