@@ -71,7 +71,7 @@ pub enum CustodianReply {
     },
 }
 
-/// A custodian's statement of the sealing key to use, signed by its identity key.
+/// A custodian's statement of the sealing key to use, signed by its log key (the descriptor, signed by the identity key, names it).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealingKeyStatement {
     /// Who.
@@ -305,7 +305,7 @@ pub struct Feed {
 }
 
 impl SealingKeyStatement {
-    /// What the identity key signs.
+    /// What the log key signs.
     pub fn signed_bytes(&self, deployment: &DeploymentId) -> Vec<u8> {
         signed(
             labels::SIGN_SEALING_KEY,

@@ -35,14 +35,14 @@ pub enum StatementError {
 }
 
 impl SealingKeyStatement {
-    /// Signs a statement with the identity key.
+    /// Signs a statement with the log key, which the descriptor names.
     pub fn sign(
         deployment: &DeploymentId,
         custodian: CustodianId,
         version: u32,
         public: RecipientPublic,
         expires_ms: WallMs,
-        identity: &SigningKey,
+        log_key: &SigningKey,
     ) -> Self {
         let mut out = Self {
             custodian,
@@ -51,7 +51,7 @@ impl SealingKeyStatement {
             expires_ms,
             signature: Vec::new(),
         };
-        out.signature = identity.sign(&out.signed_bytes(deployment)).to_vec();
+        out.signature = log_key.sign(&out.signed_bytes(deployment)).to_vec();
         out
     }
 
@@ -63,12 +63,12 @@ impl SealingKeyStatement {
         &self,
         deployment: &DeploymentId,
         custodian: &CustodianId,
-        identity: &[u8; 32],
+        log_key: &[u8; 32],
         now_ms: WallMs,
     ) -> Result<(), StatementError> {
         named(&self.custodian, custodian)?;
         signed(
-            identity,
+            log_key,
             &self.signed_bytes(deployment),
             &self.signature,
             custodian,

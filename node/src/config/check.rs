@@ -140,13 +140,6 @@ fn role(c: &Config, out: &mut Vec<Problem>) {
                     ));
                 }
             }
-            if c.keys.identity_key.is_none() {
-                out.push(problem(
-                    "keys.identity_key",
-                    "missing",
-                    "a custodian signs its sealing keys' statements: name the key file",
-                ));
-            }
             if c.keys.log_key.is_none() || c.keys.witness_key.is_none() {
                 out.push(problem(
                     "keys.log_key, keys.witness_key",

@@ -22,7 +22,6 @@ ca = "ca.crt"
 [keys]
 provider = "key-file"
 key_file = "root.key"
-identity_key = "identity.key"                     # signs the statements of sealing keys
 log_key = "log.key"                               # signs receipts and checkpoints
 witness_key = "witness.key"                       # cosigns other custodians' checkpoints
 

@@ -190,9 +190,6 @@ pub struct Keys {
     pub provider: KeyProvider,
     /// The root key's file, for `key-file`.
     pub key_file: PathBuf,
-    /// The long-lived key that signs sealing-key statements; custodian only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub identity_key: Option<PathBuf>,
     /// The key that signs receipts and checkpoints; custodian only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_key: Option<PathBuf>,
@@ -395,7 +392,6 @@ impl Config {
         for p in [
             &mut self.tls.client_cert,
             &mut self.tls.client_key,
-            &mut self.keys.identity_key,
             &mut self.keys.log_key,
             &mut self.keys.witness_key,
             &mut self.trust.policy,

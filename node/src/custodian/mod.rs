@@ -33,7 +33,7 @@ mod vault;
 pub use clock::{CLOCK_OFF_MS_MAX, ClockState};
 pub use consensus::{ClusterPeers, Consensus, GroupConsensus, Lead, Peers, SubmitError};
 pub use internal::InternalService;
-pub use open::{GROUP, OpenProblem, machine, policies};
+pub use open::{GROUP, OpenProblem, facts, log_key, machine, policies};
 pub use operator::{CustodianStatus, OperatorProblem, Recorded};
 pub use ring::Ring;
 pub use service::HomeService;

@@ -13,7 +13,7 @@ use quorate_engine::crypto::sign::SigningKey;
 use quorate_engine::custody::{Custody, Place};
 use quorate_engine::policy::{CustodianFacts, Facts, LoadError, load};
 use quorate_engine::types::{CustodianId, HomeId};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -37,13 +37,11 @@ pub enum OpenProblem {
     NoKey(&'static str),
     /// A key that signs is not the one others verify with.
     #[error(
-        "{path}: not the {what} key in this custodian's descriptor; use the file `custodian init` made with it"
+        "{path}: not the log key in this custodian's descriptor; use the file `custodian init` made with it"
     )]
     OtherKey {
         /// The file.
         path: PathBuf,
-        /// Identity or log.
-        what: &'static str,
     },
     /// The policy file.
     #[error("{path}: {source}")]
@@ -91,26 +89,20 @@ impl Custodian {
             custodian: custodian(own)?,
         };
         let signing = SigningKeys {
-            identity: signing_key(
-                config.keys.identity_key.as_deref(),
-                "keys.identity_key",
-                Some(own.identity_key.0),
-            )?,
-            log: signing_key(
-                config.keys.log_key.as_deref(),
-                "keys.log_key",
-                own.log_key.map(|k| k.0),
-            )?,
+            log: log_key(config, own)?,
         };
         files::make_dir(&config.data_dir)?;
         let root = files::read_root_key(&config.keys.key_file)?;
         let vault = Vault::open(&config.data_dir, &place, config.node, root)?;
         let group = cluster.group(GROUP).ok_or(OpenProblem::NoGroup)?;
-        let (to_hand, of) = (group.clone(), cluster.clone());
+        // Not a strong handle: the custodian's tasks must not keep a stopped cluster alive.
+        let (to_hand, of) = (group.clone(), cluster.downgrade());
         let hand_over = move || -> futures::future::BoxFuture<'static, ()> {
             let (group, cluster) = (to_hand.clone(), of.clone());
             Box::pin(async move {
-                cluster.hand_over(&group).await;
+                if let Some(cluster) = cluster.upgrade() {
+                    cluster.hand_over(&group).await;
+                }
             })
         };
         let options = CustodianOptions {
@@ -155,17 +147,17 @@ impl Custodian {
     }
 }
 
-fn signing_key(
-    path: Option<&Path>,
-    what: &'static str,
-    public: Option<[u8; 32]>,
-) -> Result<SigningKey, OpenProblem> {
-    let path = path.ok_or(OpenProblem::NoKey(what))?;
+/// The key that signs receipts and sealing-key statements; it must be the one in `own`.
+///
+/// # Errors
+/// [`OpenProblem`] naming the key or its file.
+pub fn log_key(config: &Config, own: &Descriptor) -> Result<SigningKey, OpenProblem> {
+    let path = config.keys.log_key.as_deref();
+    let path = path.ok_or(OpenProblem::NoKey("keys.log_key"))?;
     let key = SigningKey::from_seed(&files::read_secret32(path)?);
-    if public.is_some_and(|p| p != key.public()) {
+    if own.log_key.map(|k| k.0) != Some(key.public()) {
         return Err(OpenProblem::OtherKey {
             path: path.to_owned(),
-            what,
         });
     }
     Ok(key)
@@ -199,7 +191,8 @@ pub fn policies(config: &Config, trust: &TrustStore) -> Result<Vec<Vec<u8>>, Ope
     Ok(out)
 }
 
-fn facts(trust: &TrustStore, home: &Descriptor) -> Facts {
+/// What the believed descriptors say, as seen by `home`.
+pub fn facts(trust: &TrustStore, home: &Descriptor) -> Facts {
     let one = |(id, d): (CustodianId, Arc<Descriptor>)| {
         let filled = |s: &String| Some(s.clone()).filter(|s| !s.is_empty());
         let facts = CustodianFacts {

@@ -8,10 +8,11 @@ pub mod liar;
 pub mod topology;
 
 use crate::config::{Config, ConfigError};
+use crate::custodian::log_key;
 use crate::peer::server::ServerOptions;
 use crate::peer::{Allow, PeerServer, services};
 use crate::pki::{CertSource, TrustStore};
-use crate::server::{Node, StartError, log_key_of};
+use crate::server::{Node, StartError};
 use layout::{Layout, NodeLayout};
 use liar::Liar;
 use quorate_engine::types::{CustodianId, PolicyId};
@@ -171,7 +172,7 @@ impl Embedded {
                 .map_err(|e| failed(e.into()))?;
             let id = CustodianId::new(custodian)
                 .map_err(|e| failed(StartError::Mismatch(e.to_string())))?;
-            let log_key = log_key_of(&config).map_err(failed)?;
+            let log_key = log_key(&config, trust.own()).map_err(|e| failed(e.into()))?;
             let liar = Arc::new(Liar::new(config.deployment, id, policy, log_key));
             let server = PeerServer::new(trust, certs, ServerOptions::default());
             server.register(services::CUSTODIAN, Allow::Homes, 64, liar.clone());

@@ -4,13 +4,14 @@
 //!  DIR/ca.crt ca.key identity.key log.key witness.key descriptor.json operator.crt operator.key trust/
 //!  DIR/node-N/ node.crt node.key ca.crt root.key descriptor.json trust/ config.toml
 //!              (home: client-plane.crt client-plane.key policy.toml)
-//!              (custodian: identity.key log.key witness.key, policy.toml once approved)
+//!              (custodian: log.key witness.key, policy.toml once approved)
 //! ```
 //!
-//! `ca.key` stays off the nodes, a home's `identity.key` too: a node's
-//! directory is what is copied to its machine. Identity, log and witness keys
-//! are a custodian's, not one node's, since whichever node leads signs receipts
-//! and, every day, the statement of the next sealing key.
+//! `ca.key` and `identity.key` stay off the nodes: a node's directory is what
+//! is copied to its machine. Log and witness keys are a custodian's, not one
+//! node's, since whichever node leads signs receipts and, every day, the
+//! statement of the next sealing key. The identity key vouches for the log key
+//! in the descriptor, and is needed only when a descriptor changes.
 
 use super::ca::{Authority, PkiError};
 use super::descriptor::{Body, Descriptor, DescriptorError, PublicKey};
@@ -365,7 +366,7 @@ impl Entity {
         self.renew(node.id, &node.names)?;
         let is_home = self.descriptor.role == ClusterRole::Home;
         if !is_home {
-            for name in ["identity.key", "log.key", "witness.key"] {
+            for name in ["log.key", "witness.key"] {
                 let secret = files::read_secret32(&self.dir.join(name))?;
                 files::create_secret32(&dir.join(name), &secret)?;
             }
@@ -390,7 +391,6 @@ impl Entity {
             keys: Keys {
                 provider: KeyProvider::KeyFile,
                 key_file: "root.key".into(),
-                identity_key: custodian_file("identity.key"),
                 log_key: custodian_file("log.key"),
                 witness_key: custodian_file("witness.key"),
             },

@@ -29,16 +29,10 @@ fn init_makes_everything_once_and_secrets_are_private() {
     }
     for node in 1..=3 {
         let nd = ch.node_dir(node);
-        for name in [
-            "node.key",
-            "root.key",
-            "identity.key",
-            "log.key",
-            "witness.key",
-        ] {
+        for name in ["node.key", "root.key", "log.key", "witness.key"] {
             assert_eq!(mode(&nd.join(name)), 0o600, "{name}");
         }
-        assert!(!nd.join("ca.key").exists());
+        assert!(!nd.join("ca.key").exists() && !nd.join("identity.key").exists());
         let config = Config::load(&ch.config_path(node)).unwrap();
         assert_eq!(
             (config.node, config.cluster.as_str(), config.nodes.len()),

@@ -13,10 +13,7 @@ mod policies;
 pub use policies::PoliciesError;
 
 use crate::config::{ClusterRole, Config, StoreKind as ConfiguredStore};
-use crate::custodian::{
-    self, ClusterPeers, Custodian, CustodianOptions, GroupConsensus, Parts, SigningKeys, Vault,
-    VaultProblem,
-};
+use crate::custodian::{self, Custodian, OpenProblem};
 use crate::home::{Home, HomeConfig};
 use crate::http::operator::OwnCluster;
 use crate::http::serve::{self, Running, ServeLimits};
@@ -24,19 +21,16 @@ use crate::http::{client as client_plane, health as health_plane, operator as op
 use crate::peer::client::PeerClientOptions;
 use crate::peer::server::ServerOptions;
 use crate::peer::{Allow, PeerClient, PeerServer, services};
-use crate::pki::files::{self, FileError};
 use crate::pki::rotate::RotateError;
 use crate::pki::trust::TrustError;
 use crate::pki::{CertSource, Descriptor, TrustStore, tls};
 use crate::raft::cluster::{Cluster, ClusterError, ClusterOptions};
 use crate::storage::{Storage, StorageError, StorageOptions};
 use crate::store::StoreKind;
-use quorate_engine::crypto::sign::SigningKey;
-use quorate_engine::custody::{Custody, Place};
 use quorate_engine::home::HomeMachine;
 use quorate_engine::home::lease::LeaseLimits;
+use quorate_engine::types::HomeId;
 use quorate_engine::types::kv::Machine;
-use quorate_engine::types::{CustodianId, HomeId};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,18 +51,15 @@ pub enum StartError {
     /// Certificates.
     #[error(transparent)]
     Certificate(#[from] RotateError),
-    /// Keys and other files.
-    #[error(transparent)]
-    File(#[from] FileError),
     /// The data directory.
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// Consensus.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-    /// The custodian's key versions.
+    /// The custodian's keys and policies.
     #[error(transparent)]
-    Vault(#[from] VaultProblem),
+    Custodian(#[from] OpenProblem),
     /// The policy file.
     #[error(transparent)]
     Policies(#[from] PoliciesError),
@@ -150,8 +141,12 @@ impl Node {
             Cluster::start(ClusterOptions::of(&config), groups, client.clone(), &server).await?;
         let stop = CancellationToken::new();
         let role = match config.role {
-            ClusterRole::Custodian => Role::Custodian(start_custodian(
-                &config, &trust, &cluster, &client, &server, &stop,
+            ClusterRole::Custodian => Role::Custodian(Custodian::open(
+                &config,
+                &cluster,
+                client,
+                &server,
+                stop.clone(),
             )?),
             ClusterRole::Home => {
                 Role::Home(start_home(&config, &trust, &cluster, client, &server)?)
@@ -233,10 +228,7 @@ impl Node {
 pub fn machine(own: &Descriptor) -> Result<Arc<dyn Machine>, StartError> {
     Ok(match own.role {
         ClusterRole::Home => Arc::new(HomeMachine),
-        ClusterRole::Custodian => Arc::new(Custody::new(
-            name(CustodianId::new(&own.id))?,
-            own.identity_hash(),
-        )),
+        ClusterRole::Custodian => Arc::new(custodian::machine(own)?),
     })
 }
 
@@ -256,18 +248,6 @@ pub fn open_storage(config: &Config) -> Result<Storage, StorageError> {
         ..StorageOptions::default()
     };
     Storage::open(&config.data_dir, options)
-}
-
-/// The key a custodian signs receipts and sealing-key statements with.
-///
-/// # Errors
-/// [`StartError`] naming the file.
-pub fn log_key_of(config: &Config) -> Result<SigningKey, StartError> {
-    let path = config.keys.log_key.as_ref();
-    let path = path.ok_or_else(|| {
-        StartError::Mismatch("keys.log_key is missing; name the file `init` made".into())
-    })?;
-    Ok(SigningKey::from_seed(&files::read_secret32(path)?))
 }
 
 fn check_names(config: &Config, trust: &TrustStore, certs: &CertSource) -> Result<(), StartError> {
@@ -308,75 +288,6 @@ fn watch_trust(trust: Arc<TrustStore>) -> tokio::task::JoinHandle<()> {
 
 fn name<T>(parsed: Result<T, quorate_engine::types::ids::IdError>) -> Result<T, StartError> {
     parsed.map_err(|e| StartError::Mismatch(e.to_string()))
-}
-
-fn start_custodian(
-    config: &Config,
-    trust: &Arc<TrustStore>,
-    cluster: &Cluster,
-    client: &PeerClient,
-    server: &PeerServer,
-    stop: &CancellationToken,
-) -> Result<Custodian, StartError> {
-    let place = Place {
-        deployment: config.deployment,
-        custodian: name(CustodianId::new(&config.cluster))?,
-    };
-    let root = files::read_root_key(&config.keys.key_file)?;
-    let vault = Vault::open(&config.data_dir, &place, config.node, root)?;
-    let signing = SigningKeys {
-        log: log_key_of(config)?,
-    };
-    let named = policies::of_custodian(config, trust)?;
-    let group = cluster
-        .group(0)
-        .ok_or_else(|| StartError::Mismatch("a custodian has one raft group".into()))?;
-    let (weak, led) = (cluster.downgrade(), group.clone());
-    let hand_over = move || -> futures::future::BoxFuture<'static, ()> {
-        let (weak, led) = (weak.clone(), led.clone());
-        Box::pin(async move {
-            if let Some(cluster) = weak.upgrade() {
-                cluster.hand_over(&led).await;
-            }
-        })
-    };
-    let known = trust.clone();
-    let custodian = Custodian::start(
-        Parts {
-            place,
-            signing,
-            consensus: Arc::new(GroupConsensus::new(group, hand_over)),
-            peers: Arc::new(ClusterPeers(client.clone())),
-            homes: Arc::new(move || {
-                let homes = known.of_role(ClusterRole::Home);
-                homes
-                    .iter()
-                    .filter_map(|d| HomeId::new(&d.id).ok())
-                    .collect()
-            }),
-            clock: custodian::system_clock(),
-            vault,
-            options: CustodianOptions {
-                policies: named.iter().map(|n| n.policy.canonical()).collect(),
-                ..CustodianOptions::default()
-            },
-        },
-        stop.clone(),
-    );
-    server.register(
-        services::CUSTODIAN,
-        Allow::Homes,
-        custodian::HOME_IN_FLIGHT_MAX,
-        custodian.home_service(),
-    );
-    let internal = custodian.internal_service();
-    server.register(
-        services::CUSTODIAN_INTERNAL,
-        Allow::SameCluster,
-        custodian::INTERNAL_IN_FLIGHT_MAX,
-        internal,
-    );
-    Ok(custodian)
 }
 
 fn start_home(

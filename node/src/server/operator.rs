@@ -1,7 +1,7 @@
 //! The operator plane's requests on one node.
 
 use super::{Core, Role};
-use crate::custodian::{Custodian, OperatorProblem, Recorded};
+use crate::custodian::{Custodian, Recorded};
 use crate::http::operator::{Operator, OperatorApi, OperatorError, OperatorResult};
 use crate::raft::group::GroupStatus as Raft;
 use crate::raft::membership::MembershipError;
@@ -41,26 +41,6 @@ fn group(g: &Raft) -> GroupStatus {
         applied: g.last_applied,
         voters: g.voters.keys().copied().collect(),
         learners: g.learners.keys().copied().collect(),
-    }
-}
-
-impl From<OperatorProblem> for OperatorError {
-    fn from(e: OperatorProblem) -> Self {
-        match e {
-            OperatorProblem::NotLeader { leader } => Self::NotLeader { leader },
-            OperatorProblem::Busy { reason, retry_ms } => Self::Unavailable {
-                detail: reason,
-                retry_ms,
-                outcome: Outcome::NotDone,
-            },
-            OperatorProblem::Invalid(why) => Self::Invalid(why),
-            OperatorProblem::Unknown(detail) => Self::Unavailable {
-                detail,
-                retry_ms: AGAIN_MS,
-                outcome: Outcome::Unknown,
-            },
-            OperatorProblem::Refused(why) => Self::Refused(why),
-        }
     }
 }
 
@@ -137,11 +117,9 @@ impl Operations {
 }
 
 fn by(operator: &Operator) -> custody::Operator {
-    // The certificate was proven by TLS; its name stands in the log, its hash is of that name
-    // until officers' keys are built.
     custody::Operator {
         name: operator.name.clone(),
-        certificate: *blake3::hash(operator.name.as_bytes()).as_bytes(),
+        certificate: operator.certificate,
     }
 }
 

@@ -1,8 +1,9 @@
 //! The policy file, judged against the descriptors this node believes.
 
-use crate::config::{ClusterRole, Config};
+use crate::config::Config;
+use crate::custodian::facts;
 use crate::pki::TrustStore;
-use quorate_engine::policy::{CustodianFacts, Facts, NamedPolicy, load};
+use quorate_engine::policy::{NamedPolicy, load};
 use std::path::PathBuf;
 
 /// The policy that new epochs are dealt under.
@@ -37,71 +38,20 @@ pub enum PoliciesError {
     },
 }
 
-/// What the believed descriptors say.
-pub fn facts(trust: &TrustStore) -> Facts {
-    let homes = trust.of_role(ClusterRole::Home);
-    let home = homes.first();
-    let custodians = trust.custodians().into_iter().map(|(id, d)| {
-        let facts = CustodianFacts {
-            jurisdiction: d.jurisdiction.clone(),
-            entity: d.legal_entity.clone(),
-            identity: d.identity_hash(),
-            provider: Some(d.provider.clone()),
-            network: Some(d.network.clone()),
-        };
-        (id, facts)
-    });
-    Facts {
-        home_jurisdiction: home.map(|d| d.jurisdiction.clone()).unwrap_or_default(),
-        home_entity: home.map(|d| d.legal_entity.clone()).unwrap_or_default(),
-        custodians: custodians.collect(),
-    }
-}
-
-fn all(config: &Config, trust: &TrustStore) -> Result<Option<Vec<NamedPolicy>>, PoliciesError> {
-    let Some(path) = &config.trust.policy else {
-        return Ok(None);
-    };
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(e)
-            if e.kind() == std::io::ErrorKind::NotFound
-                && config.role == ClusterRole::Custodian =>
-        {
-            return Ok(None);
-        }
-        Err(source) => {
-            return Err(PoliciesError::Read {
-                path: path.clone(),
-                source,
-            });
-        }
-    };
-    let file = load(&text, &facts(trust)).map_err(|e| PoliciesError::Refused {
-        path: path.clone(),
-        reasons: e.to_string(),
-    })?;
-    Ok(Some(file.policies.into_values().collect()))
-}
-
-/// Every policy a custodian's operators put into its file; none when there is no file.
-pub fn of_custodian(
-    config: &Config,
-    trust: &TrustStore,
-) -> Result<Vec<NamedPolicy>, PoliciesError> {
-    let Some(policies) = all(config, trust)? else {
-        tracing::warn!("no policy file: stores are refused until a policy is approved");
-        return Ok(Vec::new());
-    };
-    Ok(policies)
-}
-
 /// The policy a home deals under.
 pub fn of_home(config: &Config, trust: &TrustStore) -> Result<NamedPolicy, PoliciesError> {
     let path = config.trust.policy.clone().unwrap_or_default();
-    let policies = all(config, trust)?.unwrap_or_default();
-    policies
-        .into_iter()
-        .find(|p| p.name == DEFAULT_POLICY)
-        .ok_or(PoliciesError::NoDefault { path })
+    let text = std::fs::read_to_string(&path).map_err(|source| PoliciesError::Read {
+        path: path.clone(),
+        source,
+    })?;
+    let file = load(&text, &facts(trust, trust.own())).map_err(|e| PoliciesError::Refused {
+        path: path.clone(),
+        reasons: e.to_string(),
+    })?;
+    let found = file
+        .policies
+        .into_values()
+        .find(|p| p.name == DEFAULT_POLICY);
+    found.ok_or(PoliciesError::NoDefault { path })
 }

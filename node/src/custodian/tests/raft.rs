@@ -24,7 +24,6 @@ struct World {
     nodes: BTreeMap<NodeId, Node>,
     home: PeerClient,
     policy: PolicyId,
-    identity: [u8; 32],
     log: [u8; 32],
 }
 
@@ -113,7 +112,6 @@ impl World {
             nodes,
             home,
             policy: Policy::from_canonical(&canonical[0]).unwrap().id(),
-            identity: ch.descriptor.identity_key.0,
             log: ch.descriptor.log_key.unwrap().0,
         }
     }
@@ -156,7 +154,7 @@ impl World {
             deployment,
             custodian,
         } = place();
-        s.verify(&deployment, &custodian, &self.identity, system_clock()())
+        s.verify(&deployment, &custodian, &self.log, system_clock()())
             .unwrap();
         Home::of(s, self.policy, self.log)
     }
