@@ -3,5 +3,6 @@
 pub mod deployment;
 pub mod powercut;
 pub mod shared;
+pub mod simulation;
 pub mod source;
 pub mod storage_load;

@@ -1,0 +1,481 @@
+//! A custodian: its cluster, its leader's volatile state, and how it misbehaves.
+
+use super::Mutant;
+use super::cluster::Cluster;
+use super::facts::Fact;
+use super::watch::Side;
+use super::world::{DEPLOYMENT, Event, T0_MS, World, home};
+use quorate_engine::audit::{Entry, KeyOutcome, entry_bytes};
+use quorate_engine::authz::{Authorised, Claimed, HomePeer, authorise_release};
+use quorate_engine::crypto::seal::{
+    Receiver, RecipientKey, ReleaseBinding, Sender, ShareBinding, release_info,
+};
+use quorate_engine::crypto::sign::SigningKey;
+use quorate_engine::custody::protocol::*;
+use quorate_engine::custody::*;
+use quorate_engine::types::kv::{Machine, Position};
+use quorate_engine::types::{CustodianId, KeyId, SessionId, Share, WrappingKey};
+use rand_chacha::ChaCha20Rng;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a liar does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// Releases shares that are not its own.
+    FalseShares,
+    /// Says that it stored what it did not.
+    FalseAcks,
+}
+
+/// Waits for a proposal's outcome.
+pub enum Ticket {
+    /// A store and the request it came from.
+    Store(Box<PreparedStore>),
+    /// A release.
+    Release(Box<ReleaseRequest>),
+    /// Abandonments.
+    Abandon,
+    /// Nobody waits.
+    Nobody,
+}
+
+struct Vault(WrappingKey);
+impl WrappingKeys for Vault {
+    fn wrapping_key(&self, version: u32) -> Option<&WrappingKey> {
+        (version == 1).then_some(&self.0)
+    }
+}
+
+/// One custodian.
+pub struct Custodian {
+    /// Its place.
+    pub place: Place,
+    /// Its raft group.
+    pub cluster: Cluster,
+    vault: Vault,
+    sealing: RecipientKey,
+    /// Signs receipts.
+    pub log_key: SigningKey,
+    /// What homes are given.
+    pub statement: SealingKeyStatement,
+    /// Answers nothing.
+    pub stopped: bool,
+    /// How it lies.
+    pub lie: Option<Lie>,
+    /// Its leaders' wall clock, off by so much.
+    pub skew_ms: i64,
+    /// Counts leaders; what belongs to a former one is void.
+    pub incarnation: u64,
+    receivers: BTreeMap<SessionId, Receiver>,
+    senders: BTreeMap<[u8; 32], LeaseSender>,
+    tickets: BTreeMap<u64, (u64, u64, Ticket)>,
+}
+
+fn operator() -> Operator {
+    Operator {
+        name: "olga".into(),
+        certificate: [9; 32],
+    }
+}
+
+impl Custodian {
+    /// Draws its keys.
+    pub fn new(
+        id: CustodianId,
+        number: usize,
+        replicas: usize,
+        identity: &SigningKey,
+        rng: &mut ChaCha20Rng,
+    ) -> Self {
+        let hash = *blake3::hash(&identity.public()).as_bytes();
+        let machine = Box::new(Custody::new(id.clone(), hash));
+        let sealing = RecipientKey::generate(rng);
+        let mut statement = SealingKeyStatement {
+            custodian: id.clone(),
+            version: 1,
+            public: sealing.public(),
+            expires_ms: T0_MS + 6 * 24 * 3_600_000,
+            signature: Vec::new(),
+        };
+        statement.signature = identity.sign(&statement.signed_bytes(&DEPLOYMENT)).to_vec();
+        Self {
+            cluster: Cluster::new(number, Side::Custodian(id.clone()), machine, replicas),
+            place: Place {
+                deployment: DEPLOYMENT,
+                custodian: id,
+            },
+            vault: Vault(WrappingKey::generate(rng)),
+            sealing,
+            log_key: SigningKey::generate(rng),
+            statement,
+            stopped: false,
+            lie: None,
+            skew_ms: 0,
+            incarnation: 0,
+            receivers: BTreeMap::new(),
+            senders: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+        }
+    }
+
+    /// What it must have committed before it serves.
+    pub fn setup(&self, canonical: &[u8]) -> Vec<Command> {
+        let voters: BTreeSet<u64> = (1..=self.cluster.replicas.len() as u64).collect();
+        let keys = [
+            (KeyKind::Wrapping, wrapping_fingerprint(&self.vault.0), None),
+            (
+                KeyKind::Sealing,
+                self.sealing.public().hash(),
+                Some(self.statement.clone()),
+            ),
+        ];
+        let mut out = vec![
+            Command::Voters(Voters {
+                voters: voters.clone(),
+            }),
+            Command::ApprovePolicy(ApprovePolicy {
+                operator: operator(),
+                reason: "agreed".into(),
+                canonical: canonical.to_vec(),
+            }),
+        ];
+        for (kind, fingerprint, statement) in keys {
+            for node in &voters {
+                out.push(Command::AttestKey(AttestKey {
+                    kind,
+                    version: 1,
+                    fingerprint,
+                    node: *node,
+                }));
+            }
+            out.push(Command::UseVersion(UseVersion {
+                kind,
+                version: 1,
+                fingerprint,
+                statement,
+            }));
+        }
+        out
+    }
+
+    /// Its leader dies: what it had in memory is gone, another replica leads.
+    pub fn depose(&mut self, leader: usize) {
+        self.incarnation += 1;
+        self.cluster.term += 1;
+        self.cluster.leader = leader;
+        self.receivers.clear();
+        self.senders.clear();
+        self.tickets.clear();
+    }
+
+    /// Freeze, thaw or shred by its operators.
+    pub fn operators(freeze: Option<bool>, scope: FreezeScope, keys: Vec<KeyRef>) -> Command {
+        let (operator, reason) = (operator(), "drill".to_owned());
+        match freeze {
+            Some(true) => Command::Freeze(Freeze {
+                operator,
+                reason,
+                scope,
+            }),
+            Some(false) => Command::Thaw(Thaw {
+                operator,
+                reason,
+                scope,
+            }),
+            None => Command::Shred(Shred {
+                operator,
+                reason,
+                keys,
+            }),
+        }
+    }
+}
+
+fn authorised(node: u64) -> Authorised {
+    let (home, deployment) = (home(), DEPLOYMENT);
+    let peer = HomePeer {
+        deployment,
+        home: home.clone(),
+        node,
+    };
+    let claimed = Claimed {
+        deployment,
+        home: home.clone(),
+        node: Some(node),
+    };
+    authorise_release(&DEPLOYMENT, &BTreeSet::from([home]), &peer, &claimed)
+        .expect("the home is known")
+}
+
+impl World {
+    /// A request arrived.
+    pub fn custodian_request(
+        &mut self,
+        number: usize,
+        leader: u64,
+        call: u64,
+        node: u64,
+        request: &CustodianRequest,
+    ) {
+        let now = self.wall(self.custodians[number].skew_ms);
+        let (c, rng) = (&mut self.custodians[number], &mut self.rng);
+        if c.stopped {
+            return;
+        }
+        let who = authorised(node);
+        match request {
+            CustodianRequest::Feed { .. } => {
+                let feed = feed(c.cluster.kv()).expect("memory does not fail");
+                self.answer(number, leader, call, CustodianReply::Feed(feed), false);
+            }
+            CustodianRequest::Store(request) => {
+                check_store(&c.place, &who, request).expect("the home sends well-formed stores");
+                if c.lie == Some(Lie::FalseAcks) {
+                    let said = vec![StoreOutcome::Stored; request.items.len()];
+                    return self.answer(number, leader, call, CustodianReply::Store(said), false);
+                }
+                if !c.receivers.contains_key(&request.session.id) {
+                    match open_session(&c.place, Some(&c.sealing), &request.session, now) {
+                        Ok(receiver) => drop(c.receivers.insert(request.session.id, receiver)),
+                        Err(outcome) => {
+                            let all = vec![outcome; request.items.len()];
+                            return self.answer(
+                                number,
+                                leader,
+                                call,
+                                CustodianReply::Store(all),
+                                false,
+                            );
+                        }
+                    }
+                }
+                let receiver = &c.receivers[&request.session.id];
+                let prepared = prepare_store(&c.place, receiver, (1, &c.vault.0), request, rng);
+                match (prepared.early_outcomes(), prepared.command.clone()) {
+                    (_, Some(command)) => self.custodian_propose(
+                        number,
+                        vec![command],
+                        leader,
+                        call,
+                        Ticket::Store(Box::new(prepared)),
+                    ),
+                    (early, None) => {
+                        let early = early.unwrap_or_default();
+                        self.answer(number, leader, call, CustodianReply::Store(early), false);
+                    }
+                }
+            }
+            CustodianRequest::Release(request) => {
+                let command = prepare_release(&c.place, &who, request)
+                    .expect("the home sends well-formed releases");
+                if self.mutant == Some(Mutant::ReleasesBeforeCommit) {
+                    // Decided on a copy of the state, and answered at once.
+                    let mut copy = c.cluster.kv().clone();
+                    let bytes = Proposal::new(now, vec![command], rng).encode();
+                    let at = Position {
+                        term: c.cluster.term,
+                        index: c.cluster.log.len() as u64 + 1,
+                    };
+                    let identity = Custody::new(c.place.custodian.clone(), [0; 32]);
+                    let reply = identity
+                        .apply(&mut copy, at, &bytes)
+                        .expect("memory does not fail");
+                    return self.release(number, leader, call, request, at, &reply);
+                }
+                self.custodian_propose(
+                    number,
+                    vec![command],
+                    leader,
+                    call,
+                    Ticket::Release(Box::new(request.clone())),
+                );
+            }
+            CustodianRequest::Abandon(request) => {
+                let command = prepare_abandon(&c.place, &who, request)
+                    .expect("the home sends well-formed abandons");
+                self.custodian_propose(number, vec![command], leader, call, Ticket::Abandon);
+            }
+            CustodianRequest::SealingKey => {
+                let statement = c.statement.clone();
+                self.answer(
+                    number,
+                    leader,
+                    call,
+                    CustodianReply::SealingKey(statement),
+                    false,
+                );
+            }
+        }
+    }
+
+    /// Proposes at a custodian; the ticket waits for the outcome.
+    pub fn custodian_propose(
+        &mut self,
+        number: usize,
+        commands: Vec<Command>,
+        leader: u64,
+        call: u64,
+        ticket: Ticket,
+    ) {
+        let now = self.wall(self.custodians[number].skew_ms);
+        let id = self.next_id();
+        let bytes = Proposal::new(now, commands, &mut self.rng).encode();
+        let c = &mut self.custodians[number];
+        c.tickets.insert(id, (leader, call, ticket));
+        let cluster = self.shards.len() + number;
+        let incarnation = c.incarnation;
+        self.propose(cluster, incarnation, id, bytes);
+    }
+
+    /// A proposal was committed and its proposer was told.
+    pub fn custodian_outcome(
+        &mut self,
+        number: usize,
+        ticket: u64,
+        result: Option<(Position, Vec<u8>)>,
+    ) {
+        let Some((leader, call, ticket)) = self.custodians[number].tickets.remove(&ticket) else {
+            return;
+        };
+        let Some((at, reply)) = result else {
+            let reason = "not known".to_owned();
+            return self.answer(
+                number,
+                leader,
+                call,
+                CustodianReply::Unknown { reason },
+                false,
+            );
+        };
+        let mut done = committed(at, &reply).expect("replies decode");
+        match ticket {
+            Ticket::Store(prepared) => {
+                if let StoreDecision::Outcomes(outcomes) = prepared.decide(&done.remove(0)) {
+                    self.answer(number, leader, call, CustodianReply::Store(outcomes), false);
+                }
+            }
+            Ticket::Abandon => {
+                if let Effect::Abandoned(outcomes) = done.remove(0).into_value().effect {
+                    self.answer(
+                        number,
+                        leader,
+                        call,
+                        CustodianReply::Abandon(outcomes),
+                        false,
+                    );
+                }
+            }
+            Ticket::Release(request) => self.release(number, leader, call, &request, at, &reply),
+            Ticket::Nobody => {}
+        }
+    }
+
+    fn release(
+        &mut self,
+        number: usize,
+        leader: u64,
+        call: u64,
+        request: &ReleaseRequest,
+        at: Position,
+        reply: &[u8],
+    ) {
+        let (c, rng) = (&mut self.custodians[number], &mut self.rng);
+        let done = committed(at, reply).expect("replies decode").remove(0);
+        let granted = done.granted().expect("a release is answered as one");
+        let hash = request.lease_key.hash();
+        if !c.senders.contains_key(&hash) {
+            let sender =
+                LeaseSender::new(&c.place, &request.lease_key, rng).expect("the key was validated");
+            c.senders.insert(hash, sender);
+        }
+        let mut answer = finish_release(
+            &c.place,
+            &c.vault,
+            &granted,
+            &c.senders[&hash],
+            &c.log_key,
+            rng,
+        );
+        let mut lie = false;
+        if c.lie == Some(Lie::FalseShares)
+            && answer
+                .shares
+                .iter()
+                .any(|s| matches!(s, ShareResult::Share { .. }))
+        {
+            lie = true;
+            falsify(&c.place, request, &granted, &mut answer, rng);
+        }
+        let entry =
+            entry_bytes(c.cluster.kv(), answer.receipt.entry).expect("memory does not fail");
+        let entry = entry.and_then(|json| Entry::from_json(&json).ok());
+        let recorded = |key: &KeyId| {
+            entry.as_ref().is_some_and(|e| {
+                let line = e
+                    .keys
+                    .iter()
+                    .any(|l| l.key == *key && l.outcome == KeyOutcome::Released);
+                line && e.request == Some(request.request)
+            })
+        };
+        for (key, share) in request.keys.iter().zip(&answer.shares) {
+            if matches!(share, ShareResult::Share { .. }) {
+                let custodian = c.place.custodian.clone();
+                let recorded = recorded(&key.key_id);
+                self.recorder.fact(Fact::Left {
+                    custodian,
+                    key: *key,
+                    recorded,
+                });
+            }
+        }
+        self.answer(number, leader, call, CustodianReply::Release(answer), lie);
+    }
+
+    /// Answers over the network. `lie` is known to the simulation alone.
+    fn answer(&mut self, number: usize, leader: u64, call: u64, reply: CustodianReply, lie: bool) {
+        if call != 0 {
+            let reply = Box::new(reply);
+            self.send(Event::Answer {
+                leader,
+                call,
+                custodian: number,
+                reply,
+                lie,
+            });
+        }
+    }
+}
+
+/// Puts random shares, well sealed, in place of the true ones.
+fn falsify(
+    place: &Place,
+    request: &ReleaseRequest,
+    granted: &Committed<ReleaseGranted>,
+    answer: &mut ReleaseReply,
+    rng: &mut ChaCha20Rng,
+) {
+    let info = release_info(&place.deployment, &place.custodian);
+    let (sender, encapsulated) =
+        Sender::new(&request.lease_key, &info, rng).expect("the key was validated");
+    let g = granted.value();
+    let context = ReleaseBinding {
+        authority: g.authority,
+        node: g.node,
+        lease_key: g.lease_key,
+    };
+    answer.encapsulated = encapsulated;
+    for (result, share) in g.results.iter().zip(&mut answer.shares) {
+        if let Ok(granted) = result {
+            let binding = ShareBinding {
+                deployment: place.deployment,
+                custodian: place.custodian.clone(),
+                chat: granted.chat,
+                key_id: granted.key_id,
+                policy: granted.policy,
+            };
+            let sealed = sender.seal(&binding, Some(&context), [7; 24], &Share::generate(rng));
+            *share = ShareResult::Share { sealed };
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! What must hold after every step, one judge an invariant.
+//!
+//! A judge sees the facts in order, keeps what it needs of them and refuses the
+//! first one that cannot be. Each has a planted history that it must refuse
+//! (`planted.rs`): a judge that never refuses anything proves nothing.
+//! Those marked *no rollback* let a custodian be once its disks were set back:
+//! nothing detects that yet, and it may forget shares, tombstones and freezes.
+
+use super::facts::Fact;
+use quorate_engine::types::{ChatId, CustodianId, KeyId, MessageId, Revision};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A judge.
+pub trait Invariant {
+    /// Its name.
+    fn name(&self) -> &'static str;
+    /// Sees the next fact; `Err` says why it cannot be.
+    fn see(&mut self, fact: &Fact) -> Result<(), String>;
+}
+
+/// All of them, fresh.
+pub fn all() -> Vec<Box<dyn Invariant>> {
+    vec![
+        Box::<ReplicasAgree>::default(),
+        Box::<OneEntryPerCommand>::default(),
+        Box::<RootsAreTrue>::default(),
+        Box::<IntentBeforeSend>::default(),
+        Box::<OneDealingPerKey>::default(),
+        Box::<OpensWithEnough>::default(),
+        Box::<AbandonedStaysShut>::default(),
+        Box::<RecordedFirst>::default(),
+        Box::<TombstonesStand>::default(),
+        Box::<IdsHaveNoGaps>::default(),
+        Box::<AtMostOnce>::default(),
+        Box::<NothingAcknowledgedIsLost>::default(),
+        Box::<ReadsAreTrue>::default(),
+        Box::<LeasesEnd>::default(),
+        Box::<LiarsAreBlamed>::default(),
+        Box::<OnlySealed>::default(),
+        Box::<ComesToRest>::default(),
+    ]
+}
+
+macro_rules! judge {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $ty:ty),* $(,)? } |$me:ident, $fact:ident| $body:block) => {
+        $(#[$doc])*
+        #[derive(Default)]
+        pub struct $name { $($field: $ty),* }
+        impl Invariant for $name {
+            fn name(&self) -> &'static str { stringify!($name) }
+            fn see(&mut self, $fact: &Fact) -> Result<(), String> {
+                #[allow(unused_variables)]
+                let $me = self;
+                $body
+                Ok(())
+            }
+        }
+    };
+}
+
+fn must(holds: bool, why: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(why()) }
+}
+
+judge! {
+    /// Replicas that applied the same entries have the same state.
+    ReplicasAgree { digests: BTreeMap<(usize, usize), [u8; 32]> } |me, fact| {
+        if let Fact::Applied { cluster, replica, index, digest } = fact {
+            let first = *me.digests.entry((*cluster, *index)).or_insert(*digest);
+            must(first == *digest, || format!("replica {replica} of cluster {cluster} differs at entry {index}"))?;
+        }
+        if let Fact::Did { what, .. } = fact
+            && let Some(cluster) = what.strip_prefix("cut log of cluster ")
+        {
+            let cluster: usize = cluster.parse().map_err(|_| "a fact that does not parse".to_owned())?;
+            me.digests.retain(|(c, _), _| *c != cluster);
+        }
+    }
+}
+judge! {
+    /// Every custodian command leaves exactly one log entry, refused ones too.
+    OneEntryPerCommand {} |me, fact| {
+        if let Fact::LogGrew { custodian, commands, before, after } = fact {
+            must(before + commands == *after, || {
+                format!("{commands} commands took the log of {custodian} from {before} to {after} entries")
+            })?;
+        }
+    }
+}
+judge! {
+    /// The Merkle root a custodian states is the root of its entries.
+    RootsAreTrue {} |me, fact| {
+        if let Fact::Root { custodian, stated, naive } = fact {
+            must(stated == naive, || format!("{custodian} states another root than its entries have"))?;
+        }
+    }
+}
+judge! {
+    /// No share leaves the home before its dealing's intent is committed.
+    IntentBeforeSend { dealt: BTreeSet<KeyId> } |me, fact| {
+        match fact {
+            Fact::Dealt { key, .. } => drop(me.dealt.insert(key.key_id)),
+            Fact::Sent { key } => must(me.dealt.contains(&key.key_id), || format!("a share of {} was sent before its intent", key.key_id))?,
+            _ => {}
+        }
+    }
+}
+judge! {
+    /// A key id stands for one dealing everywhere: no custodian holds a share of it
+    /// that the committed intent does not commit to.
+    OneDealingPerKey { dealt: BTreeMap<KeyId, Vec<(CustodianId, [u8; 32])>> } |me, fact| {
+        match fact {
+            Fact::Dealt { key, leaves } => {
+                let first = me.dealt.entry(key.key_id).or_insert_with(|| leaves.clone());
+                must(first == leaves, || format!("two dealings under {}", key.key_id))?;
+            }
+            Fact::Held { custodian, key, commitment } => {
+                let leaf = (custodian.clone(), *commitment);
+                let dealt = me.dealt.get(&key.key_id);
+                must(dealt.is_some_and(|d| d.contains(&leaf)), || format!("{custodian} holds a share of {} that was never dealt", key.key_id))?;
+            }
+            _ => {}
+        }
+    }
+}
+judge! {
+    /// An epoch opens only if those who acknowledged satisfy the policy, with the
+    /// margin or marked thin where thin is allowed, and truly hold their shares
+    /// (*no rollback*, and liars excepted).
+    OpensWithEnough { held: BTreeSet<(CustodianId, KeyId)>, excused: BTreeSet<CustodianId> } |me, fact| {
+        match fact {
+            Fact::Held { custodian, key, .. } => drop(me.held.insert((custodian.clone(), key.key_id))),
+            Fact::Liar { custodian } | Fact::RolledBack { custodian } => drop(me.excused.insert(custodian.clone())),
+            Fact::Opened { key, acked, margin, wanted, required, thin } => {
+                let Some(margin) = margin else {
+                    return Err(format!("{} is open with an unauthorised set", key.key_id));
+                };
+                must(*thin == (margin < wanted), || format!("{} has margin {margin} of {wanted} and thin is {thin}", key.key_id))?;
+                must(!(*thin && *required), || format!("{} is thin and the margin was required", key.key_id))?;
+                for custodian in acked {
+                    let there = me.held.contains(&(custodian.clone(), key.key_id)) || me.excused.contains(custodian);
+                    must(there, || format!("{custodian} counts for {} and never held its share", key.key_id))?;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+judge! {
+    /// An abandoned dealing never opens, and nothing is read under it.
+    AbandonedStaysShut { gone: BTreeSet<KeyId>, open: BTreeSet<KeyId> } |me, fact| {
+        match fact {
+            Fact::Abandoned { key_id } => {
+                must(!me.open.contains(key_id), || format!("{key_id} was open and is abandoned"))?;
+                me.gone.insert(*key_id);
+            }
+            Fact::Opened { key, .. } => {
+                must(!me.gone.contains(&key.key_id), || format!("{} was abandoned and is open", key.key_id))?;
+                me.open.insert(key.key_id);
+            }
+            Fact::Read { key_id, .. } => must(!me.gone.contains(key_id), || format!("{key_id} was abandoned and is read"))?,
+            _ => {}
+        }
+    }
+}
+judge! {
+    /// A share leaves a custodian only with its release committed in the log (P4).
+    RecordedFirst {} |me, fact| {
+        if let Fact::Left { custodian, key, recorded } = fact {
+            must(*recorded, || format!("{custodian} let a share of {} go without a committed record", key.key_id))?;
+        }
+    }
+}
+judge! {
+    /// What is tombstoned is neither stored nor released again, and the tombstone stays (*no rollback*).
+    TombstonesStand { stones: BTreeSet<(CustodianId, KeyId)>, excused: BTreeSet<CustodianId> } |me, fact| {
+        let (custodian, key_id, what) = match fact {
+            Fact::RolledBack { custodian } => {
+                me.excused.insert(custodian.clone());
+                return Ok(());
+            }
+            Fact::Stone { custodian, key_id } => {
+                me.stones.insert((custodian.clone(), *key_id));
+                return Ok(());
+            }
+            Fact::Held { custodian, key, .. } => (custodian, key.key_id, "stored"),
+            Fact::Left { custodian, key, .. } => (custodian, key.key_id, "released"),
+            Fact::StoneGone { custodian, key_id } => (custodian, *key_id, "forgotten"),
+            _ => return Ok(()),
+        };
+        let broken = me.stones.contains(&(custodian.clone(), key_id)) && !me.excused.contains(custodian);
+        must(!broken, || format!("{key_id} is tombstoned at {custodian} and was {what}"))?;
+    }
+}
+judge! {
+    /// A chat's ids are 0, 1, 2, … and revisions go up by one.
+    IdsHaveNoGaps { revisions: BTreeMap<ChatId, Vec<Revision>> } |me, fact| {
+        if let Fact::Record { chat, id, revision } = fact {
+            let all = me.revisions.entry(*chat).or_default();
+            let place = usize::try_from(*id).map_err(|e| e.to_string())?;
+            if *revision == 0 {
+                must(place == all.len(), || format!("record {id} of {chat} comes after {} records", all.len()))?;
+                all.push(0);
+            } else {
+                must(all.get(place).is_some_and(|r| r + 1 == *revision), || format!("record {id} of {chat} jumps to revision {revision}"))?;
+                all[place] = *revision;
+            }
+        }
+    }
+}
+judge! {
+    /// What a client meant once is there at most once.
+    AtMostOnce { first: BTreeMap<(ChatId, String), (MessageId, Revision)> } |me, fact| {
+        if let Fact::Remembered { chat, idempotency, id, revision } = fact {
+            let first = me.first.entry((*chat, idempotency.clone())).or_insert((*id, *revision));
+            must(*first == (*id, *revision), || format!("{idempotency} is {first:?} and {:?}", (id, revision)))?;
+        }
+    }
+}
+judge! {
+    /// An acknowledged write stands in the shard's state where the client was told, and stays.
+    NothingAcknowledgedIsLost { there: BTreeMap<(ChatId, String), (MessageId, Revision)>, rows: BTreeMap<(ChatId, MessageId), Revision> } |me, fact| {
+        match fact {
+            Fact::Remembered { chat, idempotency, id, revision } => {
+                me.there.insert((*chat, idempotency.clone()), (*id, *revision));
+            }
+            Fact::Record { chat, id, revision } => {
+                let old = me.rows.insert((*chat, *id), *revision);
+                must(old.is_none_or(|o| o < *revision), || format!("record {id} of {chat} went back from revision {old:?} to {revision}"))?;
+            }
+            Fact::RecordGone { chat, id } => return Err(format!("record {id} of {chat} is gone")),
+            Fact::Acknowledged { chat, idempotency, id, revision } => {
+                let told = (*id, *revision);
+                let there = me.there.get(&(*chat, idempotency.clone()));
+                must(there == Some(&told), || format!("{idempotency} was acknowledged as {told:?} and stands as {there:?}"))?;
+            }
+            _ => {}
+        }
+    }
+}
+judge! {
+    /// A reader gets, byte for byte, what a client meant for that record and revision.
+    ReadsAreTrue { meant: BTreeMap<(ChatId, String), Vec<u8>>, by: BTreeMap<(ChatId, MessageId, Revision), String> } |me, fact| {
+        match fact {
+            Fact::Meant { chat, idempotency, content } => drop(me.meant.insert((*chat, idempotency.clone()), content.clone())),
+            Fact::Remembered { chat, idempotency, id, revision } => drop(me.by.insert((*chat, *id, *revision), idempotency.clone())),
+            Fact::Read { chat, id, revision, content, .. } => {
+                let by = me.by.get(&(*chat, *id, *revision));
+                let meant = by.and_then(|b| me.meant.get(&(*chat, b.clone())));
+                must(meant == Some(content), || format!("record {id}.{revision} of {chat} reads as nobody wrote it"))?;
+            }
+            _ => {}
+        }
+    }
+}
+judge! {
+    /// No key is used from a lease beyond its age, or when the custodians heard and unfrozen do not suffice.
+    LeasesEnd {} |me, fact| {
+        if let Fact::Leased { key_id, age_ms, usable } = fact {
+            must(*age_ms < quorate_engine::home::LEASE_MS_MAX, || format!("{key_id} was leased {age_ms} ms ago"))?;
+            must(*usable, || format!("{key_id} was used though its custodians are frozen or silent"))?;
+        }
+    }
+}
+judge! {
+    /// Whoever gave a false share is blamed by name, and nobody else is.
+    LiarsAreBlamed {} |me, fact| {
+        if let Fact::Collected { blamed, lied } = fact {
+            must(blamed == lied, || format!("{lied:?} lied and {blamed:?} are blamed"))?;
+        }
+    }
+}
+judge! {
+    /// Data keys and raw shares never reach a replica's state.
+    OnlySealed {} |me, fact| {
+        if let Fact::Secret { cluster, what } = fact {
+            return Err(format!("{what} stands in the clear in cluster {cluster}"));
+        }
+    }
+}
+judge! {
+    /// After everything is healed, everything is finished.
+    ComesToRest {} |me, fact| {
+        if let Fact::Unfinished { what } = fact {
+            return Err(what.clone());
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! A whole deployment in one process, without a network, from one seed.
+//!
+//! ```text
+//!  seed ─▶ run ─▶ World { shards, leaders, custodians, clients, queue }
+//!                   │ rows written, messages sent, answers given
+//!                   ▼
+//!                 Fact ─▶ invariants (one judge each) ─▶ Outcome { hash, broken, tail }
+//! ```
+//!
+//! The engine's own code decides: both state machines on replicas in memory,
+//! openings, leases, feeds, collectors, sealing, sharing. What `node` adds
+//! (sockets, disks, raft, tasks) is modelled: consensus is a committed log per
+//! cluster whose proposals commit, commit unreported or vanish; leaders die
+//! between any two steps and deposed ones go on until they notice; messages
+//! are lost, repeated, late; wall clocks are an hour off; custodians stop, lie,
+//! restart or are set back to older disks.
+//!
+//! The form (weighted random actions, recorded events, named invariants after
+//! each, then liveness) is learnt from Oxide's trust-quorum cluster test and
+//! openraft's turmoil invariants. Not simulated: raft itself, disks, TLS, HTTP,
+//! key rotation, expiry, closing of epochs by age or number, changes of policy.
+
+pub mod clients;
+pub mod cluster;
+pub mod collect;
+pub mod custodian;
+pub mod facts;
+pub mod invariants;
+pub mod leader;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod planted;
+pub mod record;
+pub mod run;
+pub mod watch;
+pub mod world;
+
+pub use run::{Outcome, run};
+
+/// A bug planted in the simulation's own glue, which an invariant must catch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// Shares leave before their intent is committed.
+    SendsBeforeCommit,
+    /// Openings count custodians that never answered.
+    OpensTooEarly,
+    /// Custodians answer a release before it is committed.
+    ReleasesBeforeCommit,
+    /// A new leader begins without the idempotency table.
+    ForgetsIdempotency,
+    /// A new custodian leader begins without tombstones.
+    ForgetsTombstones,
+    /// One replica passes an entry by.
+    ReplicaDrifts,
+    /// Leases outlive their age, freezes and silence.
+    KeepsLeases,
+    /// False shares count as refusals.
+    HidesLiars,
+    /// A data key is written to replicated state.
+    StoresInTheClear,
+    /// Clients are answered before their write is committed.
+    AcknowledgesEarly,
+}
+
+impl Mutant {
+    /// All, with the invariant that is to catch each.
+    pub const ALL: [(Mutant, &'static str); 10] = [
+        (Mutant::SendsBeforeCommit, "IntentBeforeSend"),
+        (Mutant::OpensTooEarly, "OpensWithEnough"),
+        (Mutant::ReleasesBeforeCommit, "RecordedFirst"),
+        (Mutant::ForgetsIdempotency, "AtMostOnce"),
+        (Mutant::ForgetsTombstones, "TombstonesStand"),
+        (Mutant::ReplicaDrifts, "ReplicasAgree"),
+        (Mutant::KeepsLeases, "LeasesEnd"),
+        (Mutant::HidesLiars, "LiarsAreBlamed"),
+        (Mutant::StoresInTheClear, "OnlySealed"),
+        (Mutant::AcknowledgesEarly, "NothingAcknowledgedIsLost"),
+    ];
+}

@@ -1,0 +1,256 @@
+//! For each invariant a history that it must refuse, and refuse only at its end.
+
+use super::facts::Fact;
+use super::invariants::all;
+use quorate_engine::custody::protocol::KeyRef;
+use quorate_engine::types::{ChatId, CustodianId, KeyId};
+use std::collections::BTreeSet;
+
+const KEY: KeyRef = KeyRef {
+    chat: ChatId([1; 32]),
+    key_id: KeyId([2; 16]),
+};
+
+fn id(name: &str) -> CustodianId {
+    CustodianId::new(name).unwrap()
+}
+fn applied(replica: usize, digest: u8) -> Fact {
+    Fact::Applied {
+        cluster: 0,
+        replica,
+        index: 1,
+        digest: [digest; 32],
+    }
+}
+fn dealt(commitment: u8) -> Fact {
+    Fact::Dealt {
+        key: KEY,
+        leaves: vec![(id("ch"), [commitment; 32])],
+    }
+}
+fn held(commitment: u8) -> Fact {
+    Fact::Held {
+        custodian: id("ch"),
+        key: KEY,
+        commitment: [commitment; 32],
+    }
+}
+fn opened(margin: Option<usize>, thin: bool) -> Fact {
+    let acked = BTreeSet::from([id("ch")]);
+    Fact::Opened {
+        key: KEY,
+        acked,
+        margin,
+        wanted: 1,
+        required: false,
+        thin,
+    }
+}
+fn left(recorded: bool) -> Fact {
+    Fact::Left {
+        custodian: id("ch"),
+        key: KEY,
+        recorded,
+    }
+}
+fn stone() -> Fact {
+    Fact::Stone {
+        custodian: id("ch"),
+        key_id: KEY.key_id,
+    }
+}
+fn record(id: u64, revision: u32) -> Fact {
+    Fact::Record {
+        chat: KEY.chat,
+        id,
+        revision,
+    }
+}
+fn remembered(id: u64) -> Fact {
+    Fact::Remembered {
+        chat: KEY.chat,
+        idempotency: "a".into(),
+        id,
+        revision: 0,
+    }
+}
+fn acknowledged(id: u64) -> Fact {
+    Fact::Acknowledged {
+        chat: KEY.chat,
+        idempotency: "a".into(),
+        id,
+        revision: 0,
+    }
+}
+fn meant(content: u8) -> Fact {
+    Fact::Meant {
+        chat: KEY.chat,
+        idempotency: "a".into(),
+        content: vec![content],
+    }
+}
+fn read(content: u8) -> Fact {
+    Fact::Read {
+        chat: KEY.chat,
+        key_id: KEY.key_id,
+        id: 0,
+        revision: 0,
+        content: vec![content],
+    }
+}
+fn leased(age_ms: u64, usable: bool) -> Fact {
+    Fact::Leased {
+        key_id: KEY.key_id,
+        age_ms,
+        usable,
+    }
+}
+fn collected(blamed: &str) -> Fact {
+    Fact::Collected {
+        blamed: BTreeSet::from([id(blamed)]),
+        lied: BTreeSet::from([id("is")]),
+    }
+}
+fn grew(after: u64) -> Fact {
+    Fact::LogGrew {
+        custodian: id("ch"),
+        commands: 2,
+        before: 3,
+        after,
+    }
+}
+fn root(naive: u8) -> Fact {
+    Fact::Root {
+        custodian: id("ch"),
+        stated: [1; 32],
+        naive: [naive; 32],
+    }
+}
+
+/// Invariant and a history whose last fact, and no other, it refuses.
+fn histories() -> Vec<(&'static str, Vec<Fact>)> {
+    let abandoned = || Fact::Abandoned { key_id: KEY.key_id };
+    vec![
+        (
+            "ReplicasAgree",
+            vec![applied(0, 1), applied(1, 1), applied(2, 2)],
+        ),
+        ("OneEntryPerCommand", vec![grew(5), grew(4)]),
+        ("RootsAreTrue", vec![root(1), root(2)]),
+        ("IntentBeforeSend", vec![Fact::Sent { key: KEY }]),
+        ("OneDealingPerKey", vec![dealt(1), held(1), held(2)]),
+        ("OneDealingPerKey", vec![dealt(1), dealt(1), dealt(2)]),
+        ("OpensWithEnough", vec![held(1), opened(None, true)]),
+        (
+            "OpensWithEnough",
+            vec![held(1), opened(Some(0), true), opened(Some(0), false)],
+        ),
+        ("OpensWithEnough", vec![opened(Some(1), false)]),
+        (
+            "AbandonedStaysShut",
+            vec![abandoned(), opened(Some(1), false)],
+        ),
+        ("AbandonedStaysShut", vec![abandoned(), read(1)]),
+        ("RecordedFirst", vec![left(true), left(false)]),
+        ("TombstonesStand", vec![left(true), stone(), left(true)]),
+        ("TombstonesStand", vec![held(1), stone(), held(1)]),
+        (
+            "TombstonesStand",
+            vec![
+                stone(),
+                Fact::StoneGone {
+                    custodian: id("ch"),
+                    key_id: KEY.key_id,
+                },
+            ],
+        ),
+        (
+            "IdsHaveNoGaps",
+            vec![record(0, 0), record(1, 0), record(3, 0)],
+        ),
+        (
+            "IdsHaveNoGaps",
+            vec![record(0, 0), record(0, 1), record(0, 3)],
+        ),
+        (
+            "AtMostOnce",
+            vec![remembered(1), remembered(1), remembered(2)],
+        ),
+        (
+            "NothingAcknowledgedIsLost",
+            vec![remembered(1), acknowledged(1), acknowledged(2)],
+        ),
+        ("NothingAcknowledgedIsLost", vec![acknowledged(1)]),
+        (
+            "NothingAcknowledgedIsLost",
+            vec![record(0, 0), record(0, 1), record(0, 0)],
+        ),
+        (
+            "NothingAcknowledgedIsLost",
+            vec![
+                record(0, 0),
+                Fact::RecordGone {
+                    chat: KEY.chat,
+                    id: 0,
+                },
+            ],
+        ),
+        (
+            "ReadsAreTrue",
+            vec![meant(1), remembered(0), read(1), read(2)],
+        ),
+        ("ReadsAreTrue", vec![meant(1), read(1)]),
+        ("LeasesEnd", vec![leased(1, true), leased(1, false)]),
+        (
+            "LeasesEnd",
+            vec![leased(599_999, true), leased(600_000, true)],
+        ),
+        ("LiarsAreBlamed", vec![collected("is"), collected("ch")]),
+        (
+            "OnlySealed",
+            vec![Fact::Secret {
+                cluster: 0,
+                what: "a key".into(),
+            }],
+        ),
+        (
+            "ComesToRest",
+            vec![Fact::Unfinished {
+                what: "an intent".into(),
+            }],
+        ),
+    ]
+}
+
+#[test]
+fn every_invariant_refuses_what_was_planted_for_it() {
+    let mut tried = BTreeSet::new();
+    for (name, history) in histories() {
+        let mut judge = all().into_iter().find(|j| j.name() == name).unwrap();
+        let (last, before) = history.split_last().unwrap();
+        for fact in before {
+            assert_eq!(judge.see(fact), Ok(()), "{name}: {fact:?}");
+        }
+        assert!(judge.see(last).is_err(), "{name} let {last:?} pass");
+        tried.insert(name);
+    }
+    let names: BTreeSet<&str> = all().iter().map(|j| j.name()).collect();
+    assert_eq!(tried, names, "each invariant has a planted history");
+}
+
+#[test]
+fn what_was_set_back_is_excused_where_that_is_said() {
+    let back = Fact::RolledBack {
+        custodian: id("ch"),
+    };
+    for (name, history) in [
+        (
+            "TombstonesStand",
+            vec![stone(), back.clone(), left(true), held(1)],
+        ),
+        ("OpensWithEnough", vec![back, opened(Some(1), false)]),
+    ] {
+        let mut judge = all().into_iter().find(|j| j.name() == name).unwrap();
+        assert!(history.iter().all(|fact| judge.see(fact).is_ok()), "{name}");
+    }
+}

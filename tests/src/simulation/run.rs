@@ -1,0 +1,372 @@
+//! One seed: random actions, then everything is healed and must come to rest.
+
+use super::Mutant;
+use super::clients::Want;
+use super::custodian::{Custodian, Lie};
+use super::facts::Fact;
+use super::world::World;
+use quorate_engine::audit::{Hash, Log, empty_root, entry_bytes, leaf_hash, node_hash};
+use quorate_engine::custody::protocol::{FreezeScope, KeyRef};
+use quorate_engine::custody::{Held, share};
+use quorate_engine::home::read;
+use quorate_engine::types::{ChatId, CustodianId};
+use rand::RngExt;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Events within which a healed deployment must come to rest.
+const REST_EVENTS_MAX: usize = 60_000;
+
+/// How a seed ended.
+pub struct Outcome {
+    /// Hash of the event log.
+    pub hash: String,
+    /// The invariant that was broken, and how.
+    pub broken: Option<(&'static str, String)>,
+    /// The last events.
+    pub tail: Vec<String>,
+    /// How often each kind of fact was seen.
+    pub counts: BTreeMap<String, u64>,
+}
+
+/// Runs one seed.
+pub fn run(seed: u64, mutant: Option<Mutant>) -> Outcome {
+    let mut world = World::new(seed, mutant);
+    let liar = world.pick(world.custodians.len() * 2);
+    if let Some(c) = world.custodians.get_mut(liar) {
+        c.lie = Some(if seed.is_multiple_of(2) {
+            Lie::FalseShares
+        } else {
+            Lie::FalseAcks
+        });
+        let custodian = c.place.custodian.clone();
+        world.recorder.fact(Fact::Liar { custodian });
+    }
+    let rollbacks = seed.is_multiple_of(4);
+    let actions = world.rng.random_range(60..140);
+    for _ in 0..actions {
+        act(&mut world, rollbacks);
+        for _ in 0..world.rng.random_range(1..40) {
+            world.step();
+            if world.recorder.broken.is_some() {
+                return outcome(world);
+            }
+        }
+    }
+    heal(&mut world);
+    rest(&mut world);
+    outcome(world)
+}
+
+fn outcome(world: World) -> Outcome {
+    Outcome {
+        hash: world.recorder.hash(),
+        tail: world.recorder.tail(),
+        broken: world.recorder.broken,
+        counts: world.recorder.counts,
+    }
+}
+
+/// One random action of a client, an operator or bad luck.
+fn act(w: &mut World, rollbacks: bool) {
+    let (shard, number) = (w.pick(w.shards.len()), w.pick(w.custodians.len()));
+    match w.rng.random_range(0..100) {
+        0..8 if w.chats < 4 => {
+            w.chats += 1;
+            w.begin(World::genesis(w.chats), Want::Create);
+        }
+        0..30 => client(w, Want::Append),
+        30..37 => {
+            let (id, revision) = (w.rng.random_range(0..6), w.rng.random_range(0..2));
+            client(w, Want::Edit(id, revision));
+        }
+        37..48 => client(w, Want::Read),
+        48..60 => {
+            let open: Vec<u64> = w
+                .ops
+                .iter()
+                .filter(|(_, o)| !o.done)
+                .map(|(id, _)| *id)
+                .collect();
+            if let Some(op) = open.get(w.pick(open.len())) {
+                w.submit(*op);
+            }
+        }
+        60..67 => {
+            // The leader dies, or is cut off and does not know it.
+            let (old, node) = (w.leading[shard], w.pick(3));
+            let dies = w.chance(60);
+            w.elect(shard, node);
+            if dies {
+                w.leaders.remove(&old);
+            }
+            w.recorder
+                .did(format!("shard {shard}: leader {old} dies: {dies}"));
+        }
+        67..72 => {
+            w.elect_custodian(number);
+            w.recorder.did(format!("custodian {number}: a new leader"));
+        }
+        72..77 => {
+            let stopped = !w.custodians[number].stopped;
+            w.custodians[number].stopped = stopped;
+            w.recorder
+                .did(format!("custodian {number}: stopped {stopped}"));
+        }
+        77..83 => {
+            let scope = scope(w);
+            let freeze = w.chance(50);
+            w.operate(
+                number,
+                Custodian::operators(Some(freeze), scope, Vec::new()),
+            );
+        }
+        83..85 => shred(w, number),
+        85..93 => lag(w),
+        93..95 => {
+            let leader = w.leading[shard];
+            let skew = w.rng.random_range(-3_600_000..3_600_000);
+            if let Some(l) = w.leaders.get_mut(&leader) {
+                l.skew_ms = skew;
+            }
+            w.custodians[number].skew_ms = -skew;
+            w.recorder.did(format!("clocks jump by {skew} ms"));
+        }
+        95..97 => {
+            let jump = w.rng.random_range(1_000..120_000);
+            w.now += jump;
+            w.recorder.did(format!("{jump} ms pass"));
+        }
+        97.. if rollbacks => roll_back(w, number),
+        _ => lag(w),
+    }
+}
+
+fn client(w: &mut World, want: Want) {
+    if w.chats > 0 {
+        let chat = w.rng.random_range(1..=w.chats);
+        w.begin(World::genesis(chat), want);
+    }
+}
+
+fn scope(w: &mut World) -> FreezeScope {
+    if w.chats == 0 || w.chance(30) {
+        return FreezeScope::All;
+    }
+    FreezeScope::Chat(World::genesis(w.rng.random_range(1..=w.chats)).chat())
+}
+
+/// All dealings of a chat that the home knows of.
+fn dealings(w: &World, chat: &ChatId) -> Vec<KeyRef> {
+    let kv = w.shards[w.shard_of(chat)].kv();
+    let next = read::chat(kv, chat)
+        .expect("memory does not fail")
+        .and_then(|c| c.last)
+        .map_or(0, |(e, _)| e + 1);
+    let rows = (0..next).filter_map(|e| read::epoch(kv, chat, e).expect("memory does not fail"));
+    rows.map(|r| KeyRef {
+        chat: *chat,
+        key_id: r.key_id,
+    })
+    .collect()
+}
+
+fn shred(w: &mut World, number: usize) {
+    if w.chats == 0 {
+        return;
+    }
+    let chat = World::genesis(w.rng.random_range(1..=w.chats)).chat();
+    let keys = dealings(w, &chat);
+    let everywhere = w.chance(30);
+    for n in 0..w.custodians.len() {
+        if !keys.is_empty() && (everywhere || n == number) {
+            w.operate(
+                n,
+                Custodian::operators(None, FreezeScope::All, keys.clone()),
+            );
+        }
+    }
+    w.recorder
+        .did(format!("chat {chat} is shredded, everywhere: {everywhere}"));
+}
+
+/// A replica that lags applies a little more.
+fn lag(w: &mut World) {
+    let (recorder, mutant) = (&mut w.recorder, w.mutant);
+    for cluster in w
+        .shards
+        .iter_mut()
+        .chain(w.custodians.iter_mut().map(|c| &mut c.cluster))
+    {
+        let n = w.rng.random_range(0..cluster.replicas.len());
+        for _ in 0..w.rng.random_range(0..8) {
+            if cluster.replicas[n].applied < cluster.log.len() {
+                cluster.apply_one(n, recorder, mutant);
+            }
+        }
+    }
+}
+
+fn roll_back(w: &mut World, number: usize) {
+    w.elect_custodian(number);
+    let c = &mut w.custodians[number];
+    let custodian: CustodianId = c.place.custodian.clone();
+    w.recorder.fact(Fact::RolledBack { custodian });
+    let back = w.rng.random_range(0..10);
+    let length = c.cluster.log.len().saturating_sub(back).max(1);
+    c.cluster.roll_back(length, &mut w.recorder);
+}
+
+/// Faults end. Nothing that was lost is given back.
+fn heal(w: &mut World) {
+    w.lossy = false;
+    for n in 0..w.custodians.len() {
+        w.custodians[n].stopped = false;
+        w.custodians[n].lie = None;
+        w.elect_custodian(n);
+        let scopes: Vec<_> = (1..=w.chats)
+            .map(|c| FreezeScope::Chat(World::genesis(c).chat()))
+            .collect();
+        for scope in scopes.into_iter().chain([FreezeScope::All]) {
+            w.operate(n, Custodian::operators(Some(false), scope, Vec::new()));
+        }
+    }
+    w.leaders.clear();
+    for shard in 0..w.shards.len() {
+        let node = w.pick(3);
+        w.elect(shard, node);
+    }
+    w.recorder.did("healed");
+}
+
+/// Lets everything that is under way end, and asks for what must succeed then.
+fn rest(w: &mut World) {
+    let open: Vec<u64> = w
+        .ops
+        .iter()
+        .filter(|(_, o)| !o.done && !matches!(o.want, Want::Edit(..)))
+        .map(|(id, _)| *id)
+        .collect();
+    settle(w, &open);
+    let chats: Vec<u64> = (1..=w.chats).collect();
+    let writes: Vec<u64> = chats
+        .iter()
+        .map(|c| w.begin(World::genesis(*c), Want::Append))
+        .collect();
+    settle(w, &writes);
+    for op in &writes {
+        if !w.ops[op].ok {
+            let what = format!("a write to {} does not succeed", w.ops[op].chat);
+            w.recorder.fact(Fact::Unfinished { what });
+        }
+    }
+    // Cold: nobody has a lease.
+    for shard in 0..w.shards.len() {
+        let old = w.leading[shard];
+        w.elect(shard, 0);
+        w.leaders.remove(&old);
+    }
+    for chat in chats {
+        let id = World::genesis(chat).chat();
+        let readable = dealings(w, &id).iter().all(|k| obtainable(w, k));
+        let op = w.begin(World::genesis(chat), Want::Read);
+        settle(w, &[op]);
+        if readable && !w.ops[&op].ok {
+            w.recorder.fact(Fact::Unfinished {
+                what: format!("chat {id} is not readable"),
+            });
+        }
+    }
+    finally(w);
+}
+
+/// Whether the custodians that hold shares of a key satisfy the policy.
+fn obtainable(w: &World, key: &KeyRef) -> bool {
+    let holds = |c: &&Custodian| matches!(share(c.cluster.kv(), &key.key_id), Ok(Held::Share(_)));
+    let holders: BTreeSet<CustodianId> = w
+        .custodians
+        .iter()
+        .filter(holds)
+        .map(|c| c.place.custodian.clone())
+        .collect();
+    w.policy.satisfied_by(&holders)
+}
+
+/// Repeats operations until all are answered and no intent is left.
+fn settle(w: &mut World, ops: &[u64]) {
+    for event in 0..REST_EVENTS_MAX {
+        if w.recorder.broken.is_some() {
+            return;
+        }
+        if event % 500 == 0 {
+            let waiting: Vec<u64> = ops.iter().copied().filter(|o| !w.ops[o].done).collect();
+            let pending = w.shards.iter().any(|s| {
+                !read::pending_intents(s.kv(), None, 1)
+                    .expect("memory does not fail")
+                    .is_empty()
+            });
+            if waiting.is_empty() && !pending {
+                return;
+            }
+            // A read of what nobody holds is refused for ever: it is asked a few times only.
+            let hopeless = |o: &u64| matches!(w.ops[o].want, Want::Read) && event > 6_000;
+            if waiting.iter().all(hopeless) && !pending {
+                return;
+            }
+            for op in waiting {
+                w.submit(op);
+            }
+        }
+        w.step();
+    }
+    let stuck: Vec<String> = ops
+        .iter()
+        .filter(|o| !w.ops[o].done)
+        .map(|o| format!("{:?}", w.ops[o].want))
+        .collect();
+    w.recorder.fact(Fact::Unfinished {
+        what: format!("still waiting: {stuck:?}, or an intent is pending"),
+    });
+}
+
+/// Replicas catch up, and every log's root is computed anew.
+fn finally(w: &mut World) {
+    let (recorder, mutant) = (&mut w.recorder, w.mutant);
+    for cluster in w
+        .shards
+        .iter_mut()
+        .chain(w.custodians.iter_mut().map(|c| &mut c.cluster))
+    {
+        for n in 0..cluster.replicas.len() {
+            cluster.catch_up(n, recorder, mutant);
+        }
+    }
+    for c in &w.custodians {
+        let kv = c.cluster.kv();
+        let log = Log::load(kv).expect("the log loads");
+        let entry = |index| {
+            entry_bytes(kv, index)
+                .expect("memory does not fail")
+                .unwrap_or_default()
+        };
+        let leaves: Vec<Hash> = (0..log.size()).map(|i| leaf_hash(&entry(i))).collect();
+        let custodian = c.place.custodian.clone();
+        recorder.fact(Fact::Root {
+            custodian,
+            stated: log.root(),
+            naive: naive_root(&leaves),
+        });
+    }
+}
+
+/// The root by its definition (RFC 6962, section 2.1).
+fn naive_root(leaves: &[Hash]) -> Hash {
+    match leaves {
+        [] => empty_root(),
+        [leaf] => *leaf,
+        more => {
+            let half = more.len().next_power_of_two() / 2;
+            let (left, right) = more.split_at(half);
+            node_hash(&naive_root(left), &naive_root(right))
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Watching replicated state: every row that is written or removed becomes a
+//! fact, a digest of the whole state is kept, and what is written is searched
+//! for secrets that may never be there.
+
+use super::facts::Fact;
+use super::record::Recorder;
+use quorate_engine::audit::Log;
+use quorate_engine::custody::protocol::KeyRef;
+use quorate_engine::custody::{Proposal, ShareRow, TABLES};
+use quorate_engine::home::read;
+use quorate_engine::home::rows::{self, DealingRow, EpochRow, IdempotencyRow, RecordRow, table};
+use quorate_engine::types::codec;
+use quorate_engine::types::kv::{Kv, KvError, KvRead, MemKv, Row};
+use quorate_engine::types::{ChatId, CustodianId, KeyId, MessageId};
+
+/// One changed row: key, value after, whether there was one before.
+pub type Change = (Vec<u8>, Option<Vec<u8>>, bool);
+
+/// A store that keeps a digest and, when asked to, a list of changes.
+pub struct Watched<'a> {
+    kv: &'a mut MemKv,
+    digest: &'a mut [u8; 32],
+    keep: bool,
+    changes: Vec<Change>,
+}
+
+impl<'a> Watched<'a> {
+    /// Watches `kv`.
+    pub fn new(kv: &'a mut MemKv, digest: &'a mut [u8; 32], keep: bool) -> Self {
+        Self {
+            kv,
+            digest,
+            keep,
+            changes: Vec::new(),
+        }
+    }
+    /// What changed, in order.
+    pub fn finish(self) -> Vec<Change> {
+        self.changes
+    }
+    /// The digest is the exclusive or of all rows' hashes, so it costs the changed rows only.
+    fn flip(&mut self, key: &[u8], value: &[u8]) {
+        let mut hasher = blake3::Hasher::new();
+        hasher
+            .update(&(key.len() as u64).to_le_bytes())
+            .update(key)
+            .update(value);
+        for (a, b) in self.digest.iter_mut().zip(hasher.finalize().as_bytes()) {
+            *a ^= b;
+        }
+    }
+}
+
+impl KvRead for Watched<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        self.kv.get(key)
+    }
+    fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+        reverse: bool,
+    ) -> Result<Vec<Row>, KvError> {
+        self.kv.scan(from, to, limit, reverse)
+    }
+}
+
+impl Kv for Watched<'_> {
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), KvError> {
+        let old = self.kv.get(key)?;
+        if let Some(old) = &old {
+            self.flip(key, old);
+        }
+        self.flip(key, value);
+        if self.keep {
+            self.changes
+                .push((key.to_vec(), Some(value.to_vec()), old.is_some()));
+        }
+        self.kv.put(key, value)
+    }
+    fn delete(&mut self, key: &[u8]) -> Result<(), KvError> {
+        if let Some(old) = self.kv.get(key)? {
+            self.flip(key, &old);
+            if self.keep {
+                self.changes.push((key.to_vec(), None, true));
+            }
+        }
+        self.kv.delete(key)
+    }
+}
+
+/// The first byte of a custodian's table.
+pub fn custody_table(name: &str) -> u8 {
+    let found = TABLES.iter().find(|(_, n)| *n == name);
+    found.expect("the table is listed under its name").0
+}
+
+/// Whose state it is.
+pub enum Side {
+    /// A home shard.
+    Home,
+    /// A custodian.
+    Custodian(CustodianId),
+}
+
+impl Side {
+    /// Whether it is a home shard.
+    pub fn is_home(&self) -> bool {
+        matches!(self, Side::Home)
+    }
+
+    /// Tells what the changes mean.
+    pub fn facts(
+        &self,
+        cluster: usize,
+        entry: &[u8],
+        kv: &MemKv,
+        changes: &[Change],
+        recorder: &mut Recorder,
+    ) {
+        for (key, value, before) in changes {
+            for bytes in value.iter().chain([key]) {
+                if let Some(what) = recorder.secret_in(bytes) {
+                    recorder.fact(Fact::Secret { cluster, what });
+                }
+            }
+            match self {
+                Side::Home => home_row(kv, key, value.as_deref(), recorder),
+                Side::Custodian(id) => custodian_row(id, key, value.as_deref(), *before, recorder),
+            }
+        }
+        if let Side::Custodian(id) = self {
+            let log = Log::load(kv).expect("the log loads");
+            let head = custody_table("log-entry");
+            let grown = changes
+                .iter()
+                .filter(|(k, v, b)| k[0] == head && v.is_some() && !b)
+                .count() as u64;
+            let commands = Proposal::decode(entry).map_or(0, |p| p.commands.len() as u64);
+            let before = log.size() - grown;
+            recorder.fact(Fact::LogGrew {
+                custodian: id.clone(),
+                commands,
+                before,
+                after: log.size(),
+            });
+        }
+    }
+}
+
+fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    bytes.try_into().expect("a key of a known shape")
+}
+
+fn home_row(kv: &MemKv, key: &[u8], value: Option<&[u8]>, recorder: &mut Recorder) {
+    match (key[0], value) {
+        (table::EPOCH, Some(value)) => {
+            let row: EpochRow = rows::decode(key, value).expect("applied rows decode");
+            let of = KeyRef {
+                chat: ChatId(array(&key[1..33])),
+                key_id: row.key_id,
+            };
+            let leaves = row
+                .leaves
+                .iter()
+                .map(|l| (l.custodian.clone(), l.commitment))
+                .collect();
+            recorder.fact(Fact::Dealt { key: of, leaves });
+            if row.opened_ms.is_some() {
+                let found = read::policy(kv, &row.policy).expect("memory does not fail");
+                let (policy, margins) = found.expect("a dealing's policy is known");
+                recorder.fact(Fact::Opened {
+                    key: of,
+                    margin: policy.margin_of(&row.acked()),
+                    acked: row.acked(),
+                    wanted: usize::from(margins.write_margin),
+                    required: margins.require_margin,
+                    thin: row.thin,
+                });
+            }
+        }
+        (table::DEALING, Some(value)) => {
+            let row: DealingRow = rows::decode(key, value).expect("applied rows decode");
+            if row.abandoned_ms.is_some() {
+                recorder.fact(Fact::Abandoned {
+                    key_id: KeyId(array(&key[1..17])),
+                });
+            }
+        }
+        (table::RECORD, value) => {
+            let (chat, id) = (
+                ChatId(array(&key[1..33])),
+                MessageId::from_be_bytes(array(&key[33..41])),
+            );
+            match value {
+                Some(value) => {
+                    let row: RecordRow = rows::decode(key, value).expect("applied rows decode");
+                    recorder.fact(Fact::Record {
+                        chat,
+                        id,
+                        revision: row.revision,
+                    });
+                }
+                None => recorder.fact(Fact::RecordGone { chat, id }),
+            }
+        }
+        (table::IDEMPOTENCY, Some(value)) => {
+            let row: IdempotencyRow = rows::decode(key, value).expect("applied rows decode");
+            let from = 34 + usize::from(key[33]);
+            recorder.fact(Fact::Remembered {
+                chat: ChatId(array(&key[1..33])),
+                idempotency: String::from_utf8_lossy(&key[from..]).into_owned(),
+                id: row.id,
+                revision: row.revision,
+            });
+        }
+        _ => {}
+    }
+}
+
+fn custodian_row(
+    id: &CustodianId,
+    key: &[u8],
+    value: Option<&[u8]>,
+    before: bool,
+    recorder: &mut Recorder,
+) {
+    let custodian = id.clone();
+    if key[0] == custody_table("tombstone") {
+        let key_id = KeyId(array(&key[1..17]));
+        recorder.fact(match value {
+            Some(_) => Fact::Stone { custodian, key_id },
+            None => Fact::StoneGone { custodian, key_id },
+        });
+    } else if key[0] == custody_table("share")
+        && let Some(value) = value
+        && !before
+    {
+        let row: ShareRow = codec::decode("share row", 1, value).expect("applied rows decode");
+        let key = KeyRef {
+            chat: row.chat,
+            key_id: KeyId(array(&key[1..17])),
+        };
+        recorder.fact(Fact::Held {
+            custodian,
+            key,
+            commitment: row.commitment,
+        });
+    }
+}
