@@ -45,32 +45,32 @@ impl Service for HomeService {
     }
 }
 
-fn busy(reason: impl Into<String>) -> CustodianReply {
-    CustodianReply::Busy {
+fn busy(reason: impl Into<String>) -> Box<CustodianReply> {
+    Box::new(CustodianReply::Busy {
         reason: reason.into(),
         retry_ms: RETRY_MS,
-    }
+    })
 }
 
-fn invalid(e: impl std::fmt::Display) -> CustodianReply {
-    CustodianReply::Invalid {
+fn invalid(e: impl std::fmt::Display) -> Box<CustodianReply> {
+    Box::new(CustodianReply::Invalid {
         reason: e.to_string(),
-    }
+    })
 }
 
-impl From<SubmitError> for CustodianReply {
+impl From<SubmitError> for Box<CustodianReply> {
     fn from(e: SubmitError) -> Self {
-        match e {
-            SubmitError::NotLeader { leader } => Self::NotLeader { leader },
-            SubmitError::Busy(reason) => busy(reason),
-            SubmitError::Invalid(reason) => Self::Invalid { reason },
-            SubmitError::Unknown(reason) => Self::Unknown { reason },
-        }
+        Box::new(match e {
+            SubmitError::NotLeader { leader } => CustodianReply::NotLeader { leader },
+            SubmitError::Busy(reason) => return busy(reason),
+            SubmitError::Invalid(reason) => CustodianReply::Invalid { reason },
+            SubmitError::Unknown(reason) => CustodianReply::Unknown { reason },
+        })
     }
 }
 
 /// A reply, or the reply that says why not.
-type Answered<T> = Result<T, CustodianReply>;
+type Answered<T> = Result<T, Box<CustodianReply>>;
 
 impl Custodian {
     /// Answers one request of a home whose certificate said `from`.
@@ -83,11 +83,11 @@ impl Custodian {
             CustodianRequest::Feed { .. } => "feed",
         };
         let reply = match self.0.requests.try_acquire() {
-            Err(_) => busy(format!("{} requests are in work", super::REQUESTS_MAX)),
+            Err(_) => *busy(format!("{} requests are in work", super::REQUESTS_MAX)),
             Ok(_permit) => self
                 .route(from, request)
                 .await
-                .unwrap_or_else(|instead| instead),
+                .unwrap_or_else(|instead| *instead),
         };
         let result = match &reply {
             CustodianReply::NotLeader { .. } => "not_leader",
@@ -129,9 +129,8 @@ impl Custodian {
     fn ready(&self) -> Answered<()> {
         let lead = self.0.consensus.lead();
         if !lead.is_leader {
-            return Err(CustodianReply::NotLeader {
-                leader: lead.leader,
-            });
+            let leader = lead.leader;
+            return Err(Box::new(CustodianReply::NotLeader { leader }));
         }
         if self.0.ready_term.load(Ordering::Acquire) != lead.term {
             return Err(busy("the new leader is making sure of its keys"));
@@ -302,7 +301,7 @@ impl Custodian {
                 }
             };
             let (place, log) = (&this.0.place, &this.0.signing.log);
-            Ok::<ReleaseReply, CustodianReply>(finish_release(
+            Ok::<ReleaseReply, Box<CustodianReply>>(finish_release(
                 place,
                 &*this.ring(),
                 &granted,
@@ -324,10 +323,10 @@ impl Custodian {
         let command = prepare_abandon(&self.0.place, who, request).map_err(invalid)?;
         match self.submit(command).await?.into_value().effect {
             Effect::Abandoned(outcomes) => Ok(CustodianReply::Abandon(outcomes)),
-            Effect::OverBudget { retry_ms } => Err(CustodianReply::Busy {
+            Effect::OverBudget { retry_ms } => Err(Box::new(CustodianReply::Busy {
                 reason: "the budget for abandoned keys is spent".into(),
                 retry_ms,
-            }),
+            })),
             other => Err(invalid(format!("the abandon was answered by {other:?}"))),
         }
     }
