@@ -4,9 +4,10 @@
 //! clients for a time and reports what each operation took. Every client waits
 //! for its answer before it asks again, so throughput and latency belong
 //! together (Schroeder et al., "Open versus closed", NSDI 2006). The client
-//! plane's cases are here. Share stores and releases speak the peer plane and
-//! need a home's certificate: whoever has one implements [`Case`] for them and
-//! hands it to [`run`].
+//! plane's cases are here; share stores and releases, which speak the peer
+//! plane, are in [`custodian`].
+
+pub mod custodian;
 
 use crate::client::{Client, ClientError};
 use crate::exit::Failure;

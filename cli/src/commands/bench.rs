@@ -1,13 +1,14 @@
 //! `quorate bench`.
 
 use super::Context;
+use crate::bench::custodian::{HomeNode, Releases, ShareStores};
 use crate::bench::{
     CLIENTS_MAX, Case, ColdReads, Ground, Load, Measured, Pages, Reads, Writes, run as drive,
 };
-use crate::client::Client;
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::output::remark;
 use quorate_engine::api::{CONTENT_BYTES_MAX, MESSAGES_PER_CALL_MAX};
+use quorate_engine::custody::protocol::KEYS_PER_REQUEST_MAX;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,9 +25,13 @@ const COLD_CHATS_MAX: u64 = 100_000;
 /// `cold` reads one record of each of many chats, once, after waiting
 /// `--settle` seconds for leases to run out; it prints how many keys were
 /// leased before and after.
+///
+/// `share-stores` and `releases` ask a custodian over the peer plane. They act
+/// as the home's first node and leave orphan shares at the custodian, so they
+/// work only in deployments that one hand laid out (`dev`, `deploy init`).
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What to measure; everything but cold reads when omitted
+    /// What to measure; `writes`, `reads` and `pages` when omitted
     #[arg(value_enum)]
     what: Vec<What>,
     /// Clients, each with one operation in flight
@@ -35,7 +40,7 @@ pub struct Args {
     /// Text bytes of one message
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=(CONTENT_BYTES_MAX as u64 - 4096)))]
     size: u64,
-    /// Messages a write
+    /// Messages a write, or keys a share store or release (at most 256)
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=MESSAGES_PER_CALL_MAX as u64))]
     batch: u64,
     /// Messages a page
@@ -53,6 +58,9 @@ pub struct Args {
     /// Seconds to wait before cold reads, so that leases run out
     #[arg(long, default_value_t = 0)]
     settle: u64,
+    /// The custodian asked by `share-stores` and `releases` [default: the first laid out]
+    #[arg(long, value_name = "NAME")]
+    custodian: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -65,6 +73,10 @@ enum What {
     Pages,
     /// Reads that need a quorum first
     Cold,
+    /// Durable stores of shares at one custodian
+    ShareStores,
+    /// Releases of shares by one custodian, each on record first
+    Releases,
 }
 
 /// Runs the command.
@@ -72,7 +84,6 @@ enum What {
 /// # Errors
 /// [`Failure`]; also when operations failed, after the figures were shown.
 pub async fn run(args: Args, context: &Context) -> CommandResult {
-    let client = context.client()?;
     let what = match args.what.is_empty() {
         true => vec![What::Writes, What::Reads, What::Pages],
         false => args.what.clone(),
@@ -87,7 +98,7 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
     let mut failed = 0;
     let mut first = true;
     for what in what {
-        let measured = measure(what, &args, load, &client).await?;
+        let measured = measure(what, &args, load, context).await?;
         failed += measured.failed;
         context
             .output
@@ -108,9 +119,9 @@ async fn measure(
     what: What,
     args: &Args,
     load: Load,
-    client: &Client,
+    context: &Context,
 ) -> Result<Measured, Failure> {
-    let prepare = |load: Load, filled| Ground::prepare(client.clone(), load, filled);
+    let prepare = async |load: Load, filled| Ground::prepare(context.client()?, load, filled).await;
     let paged = Load {
         batch: args.page as usize,
         ..load
@@ -119,12 +130,28 @@ async fn measure(
         What::Writes => Arc::new(Writes(prepare(load, 0).await?)),
         What::Reads => Arc::new(Reads(prepare(load, FILLED).await?)),
         What::Pages => Arc::new(Pages(prepare(paged, FILLED).await?)),
-        What::Cold => return cold(args, load, client).await,
+        What::Cold => return cold(args, load, context).await,
+        What::ShareStores => Arc::new(ShareStores(home_node(args, context).await?)),
+        What::Releases => Arc::new(Releases::prepare(home_node(args, context).await?).await?),
     };
     Ok(drive(case, load).await)
 }
 
-async fn cold(args: &Args, load: Load, client: &Client) -> Result<Measured, Failure> {
+async fn home_node(args: &Args, context: &Context) -> Result<Arc<HomeNode>, Failure> {
+    if args.batch > KEYS_PER_REQUEST_MAX as u64 {
+        return Err(Failure::usage(
+            format!("a request to a custodian names at most {KEYS_PER_REQUEST_MAX} keys"),
+            "give a smaller --batch",
+        ));
+    }
+    let dir = context.deployment()?.dir;
+    let home = HomeNode::of(&dir, args.custodian.as_deref(), args.batch as usize).await?;
+    remark(&home.warning());
+    Ok(home)
+}
+
+async fn cold(args: &Args, load: Load, context: &Context) -> Result<Measured, Failure> {
+    let client = context.client()?;
     let many = Load {
         chats: args.cold_chats as usize,
         ..load
