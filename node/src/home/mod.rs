@@ -28,6 +28,8 @@ pub mod shard;
 mod status;
 mod stores;
 mod tasks;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use self::core::HomeConfig;

@@ -12,7 +12,9 @@ use quorate_engine::api::Written;
 use quorate_engine::crypto::message::{self, RecordBinding, RecordKind};
 use quorate_engine::crypto::subkeys::Subkeys;
 use quorate_engine::custody::protocol::{KeyRef, Reason};
-use quorate_engine::home::command::{EditMessage, NewRecord, Repeat, Reply, WriteMessages};
+use quorate_engine::home::command::{
+    EditMessage, NewRecord, Repeat, Reply, WriteMessages, WriteResult,
+};
 use quorate_engine::home::rows::IdempotencyRow;
 use quorate_engine::home::{Command, read};
 use quorate_engine::types::{ChatId, MessageId, Revision};
@@ -49,6 +51,9 @@ pub type Result = std::result::Result<(u64, Vec<Written>), Fail>;
 struct Job {
     append: Append,
     done: Option<oneshot::Sender<Result>>,
+    /// What this request wrote itself, by place: not a repetition when it is met again.
+    wrote: BTreeMap<usize, Written>,
+    index: u64,
 }
 
 impl Job {
@@ -74,6 +79,8 @@ impl Writers {
         let job = Job {
             append,
             done: Some(done),
+            wrote: BTreeMap::new(),
+            index: 0,
         };
         {
             let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -190,26 +197,23 @@ async fn write(core: &Arc<Core>, chat: ChatId, group: &mut [Job]) -> std::result
     )))
 }
 
-/// Requests whose every record is in `fresh`, in order: answered from the reply.
-fn finish(
-    group: &mut [Job],
-    index: u64,
-    fresh: &[Place],
-    results: &[quorate_engine::home::command::WriteResult],
-) {
-    let mut by_job: BTreeMap<usize, Vec<Written>> = BTreeMap::new();
-    for ((job, _), r) in fresh.iter().zip(results) {
-        by_job.entry(*job).or_default().push(Written {
-            id: r.id,
-            revision: r.revision,
-            at_ms: r.at_ms,
-            repeated: false,
-        });
+/// Notes what was written; requests that are complete by it are answered.
+fn finish(group: &mut [Job], index: u64, fresh: &[Place], results: &[WriteResult]) {
+    for ((job, place), r) in fresh.iter().zip(results) {
+        if let Some(job) = group.get_mut(*job) {
+            let written = Written {
+                id: r.id,
+                revision: r.revision,
+                at_ms: r.at_ms,
+                repeated: false,
+            };
+            job.wrote.insert(*place, written);
+            job.index = index;
+        }
     }
-    for (job, written) in by_job {
-        if let Some(job) = group.get_mut(job)
-            && written.len() == job.append.messages.len()
-        {
+    for job in group {
+        if job.done.is_some() && job.wrote.len() == job.append.messages.len() {
+            let written = std::mem::take(&mut job.wrote).into_values().collect();
             job.finish(Ok((index, written)));
         }
     }
@@ -254,11 +258,18 @@ async fn settle_known(
                 < quorate_engine::home::IDEMPOTENCY_MS_MAX
         };
         let rows: Vec<_> = rows.into_iter().map(|r| r.filter(live)).collect();
-        if rows.iter().all(Option::is_some) {
-            let rows: Vec<IdempotencyRow> = rows.into_iter().flatten().collect();
-            let result = repeated(core, chat, &job.append, rows).await;
-            job.finish(result);
-            continue;
+        // Compared before anything of the request is written: all or none.
+        match repeated(core, chat, job, &rows).await {
+            Ok(known) if known.len() == rows.len() => {
+                let index = job.index;
+                job.finish(Ok((index, known)));
+                continue;
+            }
+            Ok(_) => {}
+            Err(e) => {
+                job.finish(Err(e));
+                continue;
+            }
         }
         if job.append.profile && row.next > 0 {
             // Written longer ago than repetitions are remembered.
@@ -286,16 +297,21 @@ async fn settle_known(
     Ok(fresh)
 }
 
-/// First results for a request that was written before, if its content is the same.
+/// First results of those records of a request that were written before, if their content is the same.
 async fn repeated(
     core: &Arc<Core>,
     chat: &ChatId,
-    append: &Append,
-    rows: Vec<IdempotencyRow>,
-) -> Result {
-    let mut out = Vec::with_capacity(rows.len());
-    for (row, (_, content)) in rows.into_iter().zip(&append.messages) {
-        compare(core, chat, &row, content).await?;
+    job: &Job,
+    rows: &[Option<IdempotencyRow>],
+) -> std::result::Result<Vec<Written>, Fail> {
+    let mut out = Vec::new();
+    for (place, (row, (_, content))) in rows.iter().zip(&job.append.messages).enumerate() {
+        let Some(row) = row else { continue };
+        if let Some(own) = job.wrote.get(&place) {
+            out.push(own.clone());
+            continue;
+        }
+        compare(core, chat, row, content).await?;
         out.push(Written {
             id: row.id,
             revision: row.revision,
@@ -303,7 +319,7 @@ async fn repeated(
             repeated: true,
         });
     }
-    Ok((0, out))
+    Ok(out)
 }
 
 /// Whether `content` is what was written under this row. Without a key for the
