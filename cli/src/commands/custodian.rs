@@ -1,4 +1,4 @@
-//! `quorate custodian init|status|freeze|thaw|shred`.
+//! `quorate custodian init|renew|new-node|status|freeze|thaw|shred`.
 
 use super::{Context, entity};
 use crate::exit::{CommandResult, Exit, Failure};
@@ -20,6 +20,10 @@ pub struct Args {
 enum What {
     /// Make a custodian's keys, certificates and configurations, and print its descriptor's fingerprint
     Init(entity::Init),
+    /// Issue certificates anew before they end
+    Renew(entity::Renew),
+    /// Make the directory of one more node, for `cluster add-node`
+    NewNode(entity::NewNode),
     /// Show a custodian as its own nodes see it
     Status(Named),
     /// Stop a custodian's releases, of one chat or of everything
@@ -80,6 +84,8 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
     let operator = |name: &str| context.deployment()?.operator(name);
     let done: OperatorDone = match args.what {
         What::Init(init) => return entity::init(ClusterRole::Custodian, &init, context),
+        What::Renew(args) => return entity::renew(ClusterRole::Custodian, &args, context),
+        What::NewNode(args) => return entity::new_node(ClusterRole::Custodian, &args, context),
         What::Status(named) => return status(&named.custodian, context).await,
         What::Freeze(scope) => {
             operator(&scope.custodian)?

@@ -1,14 +1,15 @@
-//! Making one legal entity's keys and files: `quorate custodian init` and
-//! `quorate home init` are the same work with another role.
+//! One legal entity's keys and files, on its own machine and without a network:
+//! `init`, `renew` and `new-node` are the same work for a home and a custodian.
 
 use super::Context;
 use crate::exit::{CommandResult, Exit, Failure};
 use quorate_engine::types::{DeploymentId, NodeId};
-use quorate_node::config::{ClusterRole, HomeOptions, Listen, RaftOptions, StoreKind};
-use quorate_node::pki::entity::{self, EntityError, EntitySpec, NodeSpec};
+use quorate_node::config::{ClusterRole, Config, HomeOptions, Listen, RaftOptions, StoreKind};
+use quorate_node::pki::Descriptor;
+use quorate_node::pki::entity::{self, Entity, EntityError, EntitySpec, NodeSpec};
 use serde::Serialize;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Options of `init`, for either role.
 #[derive(Debug, clap::Args)]
@@ -37,6 +38,29 @@ pub struct Init {
     /// next three ports; edit config.toml to move them
     #[arg(long = "node", value_name = "ID=HOST:PORT", required = true, value_parser = node)]
     nodes: Vec<(NodeId, String, u16)>,
+}
+
+/// Options of `renew`, for either role.
+#[derive(Debug, clap::Args)]
+pub struct Renew {
+    /// This entity's own directory, made by `init`; its ca.key is needed
+    dir: PathBuf,
+    /// A node; repeat for more. All nodes when not given
+    #[arg(long = "node", value_name = "ID")]
+    nodes: Vec<NodeId>,
+    /// The operator's certificate as well
+    #[arg(long)]
+    operator: bool,
+}
+
+/// Options of `new-node`, for either role.
+#[derive(Debug, clap::Args)]
+pub struct NewNode {
+    /// This entity's own directory, made by `init`; its ca.key and identity.key are needed
+    dir: PathBuf,
+    /// The node, as ID=HOST:PORT of its peer plane; an id that this cluster never used
+    #[arg(long = "node", value_name = "ID=HOST:PORT", value_parser = node)]
+    node: (NodeId, String, u16),
 }
 
 fn node(text: &str) -> Result<(NodeId, String, u16), String> {
@@ -114,6 +138,102 @@ pub fn init(role: ClusterRole, args: &Init, context: &Context) -> CommandResult 
     Ok(Exit::Ok)
 }
 
+/// The entity in `dir`, if it is of this role.
+fn open(role: ClusterRole, dir: &Path) -> Result<Entity, Failure> {
+    let next = "name the entity's own directory, where ca.key and identity.key are";
+    let failed = |e: EntityError| Failure::new(Exit::Failed, "entity", e.to_string(), next);
+    let entity = Entity::open(dir).map_err(failed)?;
+    match entity.descriptor.role == role {
+        true => Ok(entity),
+        false => Err(Failure::usage(
+            format!("{} belongs to a {}", dir.display(), entity.descriptor.role),
+            next,
+        )),
+    }
+}
+
+fn not_made(e: impl std::fmt::Display) -> Failure {
+    Failure::new(
+        Exit::Failed,
+        "entity",
+        e.to_string(),
+        "correct it and repeat the command",
+    )
+}
+
+/// The host part of a node's endpoint in the descriptor.
+fn host(descriptor: &Descriptor, node: NodeId) -> Result<String, Failure> {
+    let endpoint = descriptor.endpoints.get(&node);
+    let host = endpoint.and_then(|at| at.rsplit_once(':'));
+    host.map(|(host, _)| host.to_owned()).ok_or_else(|| {
+        Failure::usage(
+            format!("{} has no node {node}", descriptor.id),
+            "name one of the nodes in descriptor.json",
+        )
+    })
+}
+
+fn names(host: &str) -> Vec<String> {
+    vec![host.to_owned(), "localhost".into(), "127.0.0.1".into()]
+}
+
+/// Issues certificates anew over the old ones in the entity's directory.
+///
+/// # Errors
+/// [`Failure`].
+pub fn renew(role: ClusterRole, args: &Renew, context: &Context) -> CommandResult {
+    let entity = open(role, &args.dir)?;
+    let nodes: Vec<NodeId> = match args.nodes.as_slice() {
+        [] => entity.descriptor.endpoints.keys().copied().collect(),
+        some => some.to_vec(),
+    };
+    let hosts = nodes
+        .iter()
+        .map(|n| Ok((*n, host(&entity.descriptor, *n)?)));
+    let mut renewed = Vec::new();
+    for (node, host) in hosts.collect::<Result<Vec<_>, Failure>>()? {
+        entity.renew(node, &names(&host)).map_err(not_made)?;
+        renewed.push(entity.node_dir(node));
+    }
+    if args.operator {
+        entity.issue_operator(1, "operator").map_err(not_made)?;
+        renewed.push(args.dir.join("operator.crt"));
+    }
+    context.output.show(&renewed, || {
+        let mut out = String::from(
+            "renewed; copy certificates and keys over the old ones, a running node takes them within seconds:",
+        );
+        for path in &renewed {
+            out.push_str(&format!("\n  {}", path.display()));
+        }
+        out
+    })?;
+    Ok(Exit::Ok)
+}
+
+/// Makes the directory of one more node.
+///
+/// # Errors
+/// [`Failure`]; an id that is or was in use here is refused.
+pub fn new_node(role: ClusterRole, args: &NewNode, context: &Context) -> CommandResult {
+    let mut entity = open(role, &args.dir)?;
+    let first = entity.descriptor.endpoints.keys().next().copied();
+    let like = Config::load(&entity.config_path(first.unwrap_or(1))).map_err(not_made)?;
+    entity
+        .add_node(&node_spec(role, &args.node), &like)
+        .map_err(not_made)?;
+    let (id, host, port) = &args.node;
+    let dir = entity.node_dir(*id);
+    context.output.show(&dir, || {
+        format!(
+            "node {id} in {}\nCopy the directory to its machine, start it, then: quorate cluster add-node {} --node {id} --address {host}:{port}\nThe other entities need the new descriptor.json (`quorate trust add`, same fingerprint)",
+            dir.display(),
+            entity.descriptor.id
+        )
+    })?;
+    Ok(Exit::Ok)
+}
+
 fn node_spec(role: ClusterRole, (id, host, port): &(NodeId, String, u16)) -> NodeSpec {
     let any = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
     let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
@@ -126,7 +246,7 @@ fn node_spec(role: ClusterRole, (id, host, port): &(NodeId, String, u16)) -> Nod
             health: local(port + 2),
             client: (role == ClusterRole::Home).then(|| any(port + 3)),
         },
-        names: vec![host.clone(), "localhost".into(), "127.0.0.1".into()],
+        names: names(host),
     }
 }
 

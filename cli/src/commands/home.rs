@@ -1,4 +1,4 @@
-//! `quorate home init`.
+//! `quorate home init|renew|new-node`.
 
 use super::{Context, entity};
 use crate::exit::CommandResult;
@@ -15,6 +15,10 @@ pub struct Args {
 enum What {
     /// Make a home's keys, certificates and configurations, and print its descriptor's fingerprint
     Init(entity::Init),
+    /// Issue certificates anew before they end
+    Renew(entity::Renew),
+    /// Make the directory of one more node, for `cluster add-node`
+    NewNode(entity::NewNode),
 }
 
 /// Runs the command.
@@ -22,6 +26,9 @@ enum What {
 /// # Errors
 /// [`crate::exit::Failure`].
 pub fn run(args: &Args, context: &Context) -> CommandResult {
-    let What::Init(init) = &args.what;
-    entity::init(ClusterRole::Home, init, context)
+    match &args.what {
+        What::Init(args) => entity::init(ClusterRole::Home, args, context),
+        What::Renew(args) => entity::renew(ClusterRole::Home, args, context),
+        What::NewNode(args) => entity::new_node(ClusterRole::Home, args, context),
+    }
 }
