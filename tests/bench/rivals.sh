@@ -23,7 +23,7 @@ pg_up() {
   [ -x "$pgbin/postgres" ] || { echo "PostgreSQL is missing: apt-get install postgresql-15" >&2; exit 1; }
   mkdir -p "$dir/pg"; chown postgres "$dir/pg"; chmod 755 "$dir"
   su postgres -c "$pgbin/initdb -D $dir/pg -A trust --no-locale -E UTF8" >"$dir/initdb.log"
-  su postgres -c "exec $pgbin/postgres -D $dir/pg -p 54329 -c listen_addresses=127.0.0.1 -c unix_socket_directories=/tmp" >"$dir/pg.log" 2>&1 &
+  su postgres -c "exec $pgbin/postgres -D $dir/pg -p 54329 -c listen_addresses=127.0.0.1 -c unix_socket_directories=" >"$dir/pg.log" 2>&1 &
   for _ in $(seq 100); do "$pgbin/pg_isready" -q -h 127.0.0.1 -p 54329 && break; sleep 0.1; done
   head -1 "$dir/pg/postmaster.pid" >>"$dir/pids"
   psql -q -h 127.0.0.1 -p 54329 -U postgres postgres <<'SQL'
