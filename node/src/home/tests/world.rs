@@ -135,7 +135,7 @@ impl FakeCustodian {
                 1,
                 self.sealing.public(),
                 wall() + 3_600_000,
-                &self.identity,
+                &self.log_key,
             )),
             CustodianRequest::Feed { .. } => CustodianReply::Feed(Feed {
                 position: self.position,
