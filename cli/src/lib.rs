@@ -15,6 +15,7 @@
 pub mod bench;
 pub mod client;
 pub mod commands;
+pub mod demo;
 pub mod deployment;
 pub mod exit;
 pub mod output;

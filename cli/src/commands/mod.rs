@@ -9,7 +9,9 @@ pub mod chat;
 pub mod cluster;
 pub mod completions;
 pub mod custodian;
+pub mod demo;
 pub mod deploy;
+pub mod dev;
 pub mod entity;
 pub mod export;
 pub mod home;
@@ -59,6 +61,10 @@ pub struct Global {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Show the main job on an embedded deployment: exits 0 only if every claim held
+    Demo(demo::Args),
+    /// Run a whole deployment in the foreground; other commands in another terminal find it
+    Dev(dev::Args),
     /// Create, list and show chats
     Chat(chat::Args),
     /// Send, edit and read messages
@@ -94,6 +100,8 @@ impl Command {
     /// [`Failure`], with the exit code it means.
     pub async fn run(self, context: &Context) -> CommandResult {
         match self {
+            Self::Demo(args) => demo::run(args, context).await,
+            Self::Dev(args) => dev::run(args, context).await,
             Self::Chat(args) => chat::run(args, context).await,
             Self::Message(args) => message::run(args, context).await,
             Self::Import(args) => import::run(args, context).await,
