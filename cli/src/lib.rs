@@ -32,7 +32,7 @@ use std::process::ExitCode;
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("QUORATE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error,openraft=off"));
     // A second subscriber (in tests) is no reason to stop.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -13,8 +13,8 @@ use quorate_engine::authz;
 use quorate_engine::crypto::seal::{ReleaseBinding, Sender, ShareBinding, release_info};
 use quorate_engine::crypto::sign::SigningKey;
 use quorate_engine::custody::protocol::{
-    CustodianReply, CustodianRequest, PROTOCOL_VERSION, Receipt, ReleaseReply, ReleaseRequest,
-    ShareResult,
+    CustodianReply, CustodianRequest, Feed, PROTOCOL_VERSION, Receipt, ReleaseReply,
+    ReleaseRequest, ShareResult,
 };
 use quorate_engine::types::{CustodianId, DeploymentId, HomeId, PolicyId, Share, codec};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -122,6 +122,11 @@ impl Service for Liar {
                     Ok(reply) => CustodianReply::Release(reply),
                     Err(reason) => CustodianReply::Invalid { reason },
                 },
+                // A liar that is to be asked has to look alive.
+                CustodianRequest::Feed { .. } => CustodianReply::Feed(Feed {
+                    position: 1,
+                    freezes: Vec::new(),
+                }),
                 _ => CustodianReply::Busy {
                     reason: "out to lunch".into(),
                     retry_ms: 1_000,
