@@ -1,12 +1,15 @@
-//! `quorate cluster show|add-node|remove-node|transfer-leader`.
+//! `quorate cluster show|add-node|remove-node|transfer-leader|recover`.
 
 use super::Context;
-use crate::exit::{CommandResult, Exit};
+use crate::exit::{CommandResult, Exit, Failure};
 use crate::output::plain;
 use quorate_engine::api::operator::{
     AddNode, ClusterView, OperatorDone, RemoveNode, TransferLeader,
 };
+use quorate_node::config::Config;
+use quorate_node::server::recover_alone;
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
 /// Change a cluster's nodes and leaders
 #[derive(Debug, clap::Args)]
@@ -40,6 +43,16 @@ enum What {
         /// The node to remove
         #[arg(long)]
         node: u64,
+    },
+    /// Go on alone after a majority is lost for good. Runs on the stopped node's own machine;
+    /// what the others acknowledged without it is lost
+    Recover {
+        /// The node's config.toml
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Say that you mean it
+        #[arg(long)]
+        i_accept_losing_acknowledged_writes: bool,
     },
     /// Hand a group's leadership to another voter
     TransferLeader {
@@ -80,6 +93,10 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
                 .post("/v1/cluster/remove-node", &RemoveNode { node })
                 .await?
         }
+        What::Recover {
+            config,
+            i_accept_losing_acknowledged_writes: accepted,
+        } => return recover(&config, accepted, context).await,
         What::TransferLeader { cluster, group, to } => {
             operator(&cluster)?
                 .post("/v1/cluster/transfer-leader", &TransferLeader { group, to })
@@ -87,6 +104,30 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
         }
     };
     context.output.show(&done, || plain(&done.detail).into())?;
+    Ok(Exit::Ok)
+}
+
+async fn recover(path: &Path, accepted: bool, context: &Context) -> CommandResult {
+    let config = Config::load(path)
+        .map_err(|e| Failure::usage(e.to_string(), "name the stopped node's config.toml"))?;
+    if !accepted {
+        return Err(Failure::usage(
+            format!(
+                "node {} of {} would go on alone, and what the lost majority acknowledged without it is gone",
+                config.node, config.cluster
+            ),
+            "if that is meant, repeat with --i-accept-losing-acknowledged-writes",
+        ));
+    }
+    let done = recover_alone(&config).await.map_err(|e| {
+        Failure::new(Exit::Failed, "recover", e.to_string(), "stop the node first; repeating is safe")
+    })?;
+    context.output.show(&done, || {
+        format!(
+            "node {} goes on alone; given up: {:?}. Start it, then add new nodes under new ids.",
+            config.node, done.given_up
+        )
+    })?;
     Ok(Exit::Ok)
 }
 

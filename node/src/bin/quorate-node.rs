@@ -2,10 +2,8 @@
 
 use clap::{Parser, Subcommand};
 use quorate_node::config::Config;
-use quorate_node::pki::TrustStore;
-use quorate_node::raft::recover;
 use quorate_node::server::{self, Node};
-use quorate_node::{dump, storage};
+use quorate_node::dump;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -162,33 +160,7 @@ async fn recover_node(path: &Path, accepted: bool) -> ExitCode {
              if that is meant, repeat with --i-accept-losing-acknowledged-writes",
         );
     }
-    let done = async {
-        let trust =
-            TrustStore::load(&config.trust.own, &config.trust.dir).map_err(|e| e.to_string())?;
-        let machine = server::machine(trust.own()).map_err(|e| e.to_string())?;
-        let storage = server::open_storage(&config).map_err(|e| e.to_string())?;
-        let groups = storage::groups_in(&config.data_dir).map_err(|e| e.to_string())?;
-        let address = trust
-            .own()
-            .endpoints
-            .get(&config.node)
-            .cloned()
-            .unwrap_or_default();
-        let machine = |_| machine.clone();
-        let done = recover::recover(
-            &config.data_dir,
-            &storage,
-            &groups,
-            machine,
-            config.node,
-            &address,
-        )
-        .await;
-        let done = done.map_err(|e| e.to_string())?;
-        storage.close().map_err(|e| e.to_string())?;
-        Ok::<_, String>(done)
-    };
-    match done.await {
+    match server::recover_alone(&config).await {
         Ok(done) => {
             let text = format!(
                 "node {} goes on alone; given up: {:?}. Start it, then add new nodes under new ids.",
@@ -197,6 +169,6 @@ async fn recover_node(path: &Path, accepted: bool) -> ExitCode {
             let _ = writeln!(std::io::stdout(), "{text}");
             ExitCode::SUCCESS
         }
-        Err(e) => fail(EXIT_FAILED, &e),
+        Err(e) => fail(EXIT_FAILED, &e.to_string()),
     }
 }

@@ -51,6 +51,10 @@ pub trait Transport: Send + Sync + 'static {
     fn custodians(&self) -> BTreeMap<CustodianId, Arc<Descriptor>>;
     /// The own cluster's descriptor.
     fn own_descriptor(&self) -> Option<Arc<Descriptor>>;
+    /// When the certificate ends that a peer showed last, Unix milliseconds.
+    fn certificate_ends_ms(&self, _peer: &PeerTarget) -> Option<u64> {
+        None
+    }
 }
 
 impl Transport for PeerClient {
@@ -68,6 +72,11 @@ impl Transport for PeerClient {
     }
     fn own_descriptor(&self) -> Option<Arc<Descriptor>> {
         Some(self.trust().own().clone())
+    }
+    fn certificate_ends_ms(&self, peer: &PeerTarget) -> Option<u64> {
+        let ends = self.certificate_ends(peer)?;
+        let since = ends.duration_since(std::time::UNIX_EPOCH).ok()?;
+        u64::try_from(since.as_millis()).ok()
     }
 }
 

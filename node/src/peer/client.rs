@@ -6,7 +6,7 @@ use super::{CallError, PeerIdentity, PeerTarget, ServiceId};
 use crate::pki::{CertIdentity, CertSource, TrustStore};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
 
 /// Limits of a client.
@@ -30,6 +30,8 @@ pub(super) struct Inner {
     pub(super) options: PeerClientOptions,
     addresses: RwLock<BTreeMap<PeerTarget, String>>,
     links: Mutex<HashMap<PeerTarget, Arc<Link>>>,
+    /// When the certificate ends that each peer showed last.
+    pub(super) ends: Mutex<BTreeMap<PeerTarget, SystemTime>>,
 }
 
 impl Inner {
@@ -82,6 +84,7 @@ impl PeerClient {
             options,
             addresses: RwLock::default(),
             links: Mutex::default(),
+            ends: Mutex::default(),
         }))
     }
 
@@ -122,6 +125,14 @@ impl PeerClient {
     /// The address `to` would be dialled at.
     pub fn address(&self, to: &PeerTarget) -> Option<String> {
         self.0.address(to)
+    }
+
+    /// When the certificate ends that `to` showed at its last connection, or this node's own.
+    pub fn certificate_ends(&self, to: &PeerTarget) -> Option<SystemTime> {
+        if *to == self.own() {
+            return Some(self.0.certs.ends());
+        }
+        self.0.ends.lock().expect("no holder panics").get(to).copied()
     }
 
     fn link(&self, to: &PeerTarget) -> Arc<Link> {

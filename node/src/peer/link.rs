@@ -9,7 +9,7 @@
 use super::client::Inner;
 use super::frame::{self, Frame, FrameError, Kind};
 use super::{CallError, PeerTarget, ServiceError, ServiceId};
-use crate::pki::tls;
+use crate::pki::{ca, tls};
 use bytes::{Bytes, BytesMut};
 use quorate_engine::types::codec;
 use rand::RngExt;
@@ -162,6 +162,11 @@ async fn connect(inner: &Inner, target: &PeerTarget) -> Result<TlsStream<TcpStre
         .map_err(|e| format!("{address}: TLS: {e}"))?;
     if stream.get_ref().1.alpn_protocol() != Some(tls::PEER_ALPN) {
         return Err(format!("{address}: speaks no peer protocol of this build"));
+    }
+    let shown = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
+    if let Some(Ok(ends)) = shown.map(|der| ca::not_after_der(der)) {
+        let mut all = inner.ends.lock().expect("no holder panics");
+        all.insert(target.clone(), ends);
     }
     // In TLS 1.3 a client is done before the server judged its certificate. Only after the
     // server's greeting can a request that fails be anything but certainly not sent.

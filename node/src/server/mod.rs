@@ -25,6 +25,7 @@ use crate::pki::rotate::RotateError;
 use crate::pki::trust::TrustError;
 use crate::pki::{CertSource, Descriptor, TrustStore, tls};
 use crate::raft::cluster::{Cluster, ClusterError, ClusterOptions};
+use crate::raft::recover::{self, RecoverError, Recovered};
 use crate::storage::{Storage, StorageError, StorageOptions};
 use crate::store::StoreKind;
 use quorate_engine::home::HomeMachine;
@@ -60,6 +61,9 @@ pub enum StartError {
     /// The custodian's keys and policies.
     #[error(transparent)]
     Custodian(#[from] OpenProblem),
+    /// A recovery without a majority.
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
     /// The policy file.
     #[error(transparent)]
     Policies(#[from] PoliciesError),
@@ -248,6 +252,28 @@ pub fn open_storage(config: &Config) -> Result<Storage, StorageError> {
         ..StorageOptions::default()
     };
     Storage::open(&config.data_dir, options)
+}
+
+/// Makes this stopped node the only member of its cluster, after a majority is lost for good.
+/// What the others acknowledged without it is lost; `status` says so ever after.
+///
+/// # Errors
+/// [`StartError`]; repeating it is safe.
+pub async fn recover_alone(config: &Config) -> Result<Recovered, StartError> {
+    let trust = TrustStore::load(&config.trust.own, &config.trust.dir)?;
+    let machine = machine(trust.own())?;
+    let storage = open_storage(config)?;
+    let groups: Vec<_> = (0..config.groups()).collect();
+    let address = trust.own().endpoints.get(&config.node).cloned();
+    let address = address.ok_or_else(|| {
+        let (node, cluster) = (config.node, &config.cluster);
+        StartError::Mismatch(format!("the descriptor of {cluster} names no node {node}"))
+    })?;
+    let each = |_| machine.clone();
+    let dir = &config.data_dir;
+    let done = recover::recover(dir, &storage, &groups, each, config.node, &address).await?;
+    storage.close()?;
+    Ok(done)
 }
 
 fn check_names(config: &Config, trust: &TrustStore, certs: &CertSource) -> Result<(), StartError> {
