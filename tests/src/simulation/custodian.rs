@@ -422,9 +422,11 @@ impl World {
             if matches!(share, ShareResult::Share { .. }) {
                 let custodian = c.place.custodian.clone();
                 let recorded = recorded(&key.key_id);
+                let entry = answer.receipt.entry;
                 self.recorder.fact(Fact::Left {
                     custodian,
                     key: *key,
+                    entry,
                     recorded,
                 });
             }

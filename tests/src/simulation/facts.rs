@@ -54,20 +54,22 @@ pub enum Fact {
         key: KeyRef,
         commitment: [u8; 32],
     },
-    /// A custodian's tombstone stands from now on.
+    /// A custodian's tombstone stands from now on, by log entry `entry`.
     Stone {
         custodian: CustodianId,
         key_id: KeyId,
+        entry: u64,
     },
     /// A custodian's tombstone is gone.
     StoneGone {
         custodian: CustodianId,
         key_id: KeyId,
     },
-    /// A share left a custodian. `entry` says whether its committed log has the release.
+    /// A share left a custodian, by the release at `entry`; whether its committed log has that.
     Left {
         custodian: CustodianId,
         key: KeyRef,
+        entry: u64,
         recorded: bool,
     },
     /// A custodian does not tell the truth, from the start.

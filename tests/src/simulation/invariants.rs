@@ -166,29 +166,32 @@ judge! {
 judge! {
     /// A share leaves a custodian only with its release committed in the log (P4).
     RecordedFirst {} |me, fact| {
-        if let Fact::Left { custodian, key, recorded } = fact {
+        if let Fact::Left { custodian, key, recorded, .. } = fact {
             must(*recorded, || format!("{custodian} let a share of {} go without a committed record", key.key_id))?;
         }
     }
 }
 judge! {
-    /// What is tombstoned is neither stored nor released again, and the tombstone stays (*no rollback*).
-    TombstonesStand { stones: BTreeSet<(CustodianId, KeyId)>, excused: BTreeSet<CustodianId> } |me, fact| {
-        let (custodian, key_id, what) = match fact {
+    /// What is tombstoned is not stored again, nor released by any later log
+    /// entry, and the tombstone stays (*no rollback*). The log's order decides: a
+    /// release committed before the tombstone may still be on its way when that commits.
+    TombstonesStand { stones: BTreeMap<(CustodianId, KeyId), u64>, excused: BTreeSet<CustodianId> } |me, fact| {
+        let (custodian, key_id, at, what) = match fact {
             Fact::RolledBack { custodian } => {
                 me.excused.insert(custodian.clone());
                 return Ok(());
             }
-            Fact::Stone { custodian, key_id } => {
-                me.stones.insert((custodian.clone(), *key_id));
+            Fact::Stone { custodian, key_id, entry } => {
+                me.stones.insert((custodian.clone(), *key_id), *entry);
                 return Ok(());
             }
-            Fact::Held { custodian, key, .. } => (custodian, key.key_id, "stored"),
-            Fact::Left { custodian, key, .. } => (custodian, key.key_id, "released"),
-            Fact::StoneGone { custodian, key_id } => (custodian, *key_id, "forgotten"),
+            Fact::Held { custodian, key, .. } => (custodian, key.key_id, u64::MAX, "stored"),
+            Fact::Left { custodian, key, entry, .. } => (custodian, key.key_id, *entry, "released"),
+            Fact::StoneGone { custodian, key_id } => (custodian, *key_id, u64::MAX, "forgotten"),
             _ => return Ok(()),
         };
-        let broken = me.stones.contains(&(custodian.clone(), key_id)) && !me.excused.contains(custodian);
+        let stone = me.stones.get(&(custodian.clone(), key_id));
+        let broken = stone.is_some_and(|s| *s < at) && !me.excused.contains(custodian);
         must(!broken, || format!("{key_id} is tombstoned at {custodian} and was {what}"))?;
     }
 }

@@ -47,9 +47,13 @@ fn opened(margin: Option<usize>, thin: bool) -> Fact {
     }
 }
 fn left(recorded: bool) -> Fact {
+    left_at(5, recorded)
+}
+fn left_at(entry: u64, recorded: bool) -> Fact {
     Fact::Left {
         custodian: id("ch"),
         key: KEY,
+        entry,
         recorded,
     }
 }
@@ -57,6 +61,7 @@ fn stone() -> Fact {
     Fact::Stone {
         custodian: id("ch"),
         key_id: KEY.key_id,
+        entry: 4,
     }
 }
 fn record(id: u64, revision: u32) -> Fact {
@@ -152,7 +157,10 @@ fn histories() -> Vec<(&'static str, Vec<Fact>)> {
         ),
         ("AbandonedStaysShut", vec![abandoned(), read(1)]),
         ("RecordedFirst", vec![left(true), left(false)]),
-        ("TombstonesStand", vec![left(true), stone(), left(true)]),
+        (
+            "TombstonesStand",
+            vec![left(true), stone(), left_at(3, true), left(true)],
+        ),
         ("TombstonesStand", vec![held(1), stone(), held(1)]),
         (
             "TombstonesStand",

@@ -6,7 +6,7 @@ use super::facts::Fact;
 use super::record::Recorder;
 use quorate_engine::audit::Log;
 use quorate_engine::custody::protocol::KeyRef;
-use quorate_engine::custody::{Proposal, ShareRow, TABLES};
+use quorate_engine::custody::{Proposal, ShareRow, TABLES, Tombstone};
 use quorate_engine::home::read;
 use quorate_engine::home::rows::{self, DealingRow, EpochRow, IdempotencyRow, RecordRow, table};
 use quorate_engine::types::codec;
@@ -230,7 +230,15 @@ fn custodian_row(
     if key[0] == custody_table("tombstone") {
         let key_id = KeyId(array(&key[1..17]));
         recorder.fact(match value {
-            Some(_) => Fact::Stone { custodian, key_id },
+            Some(value) => {
+                let stone: Tombstone =
+                    codec::decode("tombstone", 1, value).expect("applied rows decode");
+                Fact::Stone {
+                    custodian,
+                    key_id,
+                    entry: stone.entry,
+                }
+            }
             None => Fact::StoneGone { custodian, key_id },
         });
     } else if key[0] == custody_table("share")
