@@ -3,6 +3,13 @@
 //! The loss this prevents: an acknowledgement before the data was durable. 20
 //! cuts a store by default; `QUORATE_POWER_CUTS=200` for a long run, whose
 //! table of results is printed (`-- --nocapture`).
+//!
+//! Only what was said before the cut counts. The cut is made under a running
+//! kernel, and a machine without power says nothing; this one does: on ext4
+//! with a journal an fdatasync that is under way when the journal is aborted
+//! may find its transaction ended, not that it was thrown away, and return
+//! success. Seen in about one of 30 such cuts, never without a journal; those
+//! late words are counted and shown, not judged.
 
 use quorate_node::store::StoreKind;
 use quorate_node::wal::fatal::EXIT_DISK_FAILED;
@@ -66,7 +73,7 @@ fn cut_many(store: StoreKind) {
         .build()
         .unwrap();
     let (mut total, mut bad) = (0u32, Vec::new());
-    let mut acknowledged = 0;
+    let (mut acknowledged, mut late, mut lost_late) = (0, 0, Vec::new());
     'images: for n in 0.. {
         let dir = tempfile::tempdir().unwrap();
         let journal = n % 2 == 0;
@@ -90,6 +97,9 @@ fn cut_many(store: StoreKind) {
                 std::thread::sleep(Duration::from_millis(2));
             }
             std::thread::sleep(wait);
+            // What a machine says after its power is gone does not count: see
+            // `late` below. Everything said before does, to the last line.
+            let said = std::fs::metadata(&acks).unwrap().len();
             image.cut().unwrap();
             let code = ended(&mut child);
             let says = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
@@ -99,25 +109,36 @@ fn cut_many(store: StoreKind) {
             );
             assert!(says.contains("stopping"), "{says}");
             image.restart().unwrap();
+            let all = read_acks(&acks).unwrap();
+            std::fs::OpenOptions::new()
+                .write(true)
+                .open(&acks)
+                .unwrap()
+                .set_len(said)
+                .unwrap();
             let known = read_acks(&acks).unwrap();
+            late += all.len() - known.len();
             let data = image.dir().join("data");
             if let Err(e) = rt.block_on(verify(&data, store, GROUPS, &known)) {
                 bad.push(format!("cut {total} (journal {journal}): {e:#}"));
                 acknowledged += known.len();
                 continue 'images;
             }
+            if let Err(e) = rt.block_on(verify(&data, store, GROUPS, &all)) {
+                lost_late.push(format!("cut {total} (journal {journal}): {e:#}"));
+            }
             if total % CUTS_PER_IMAGE == 0 || total == cuts() {
                 acknowledged += known.len();
             }
         }
     }
-    println!("| store | cuts | acknowledged entries | bad recoveries |");
-    println!("|---|---|---|---|");
+    let (store, bad_count, lost) = (store.as_str(), bad.len(), lost_late.len());
     println!(
-        "| {} | {total} | {acknowledged} | {} |",
-        store.as_str(),
-        bad.len()
+        "| store | cuts | acknowledged | bad recoveries | said after the cut | cuts that lost of those |"
     );
+    println!("|---|---|---|---|---|---|");
+    println!("| {store} | {total} | {acknowledged} | {bad_count} | {late} | {lost} |");
+    println!("{lost_late:#?}");
     assert!(bad.is_empty(), "{bad:#?}");
 }
 
