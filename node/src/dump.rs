@@ -6,6 +6,7 @@
 
 use crate::raft::snapshot;
 use crate::storage::{self, group_dir};
+use crate::store::inspect::{self, Table};
 use crate::wal;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -29,6 +30,20 @@ pub enum DumpError {
     /// The output cannot be written.
     #[error("cannot write the output: {0}")]
     Output(std::io::Error),
+}
+
+/// Row counts by table, one per line.
+fn shown(tables: &BTreeMap<u8, Table>) -> String {
+    tables
+        .iter()
+        .map(|(t, n)| {
+            format!(
+                "\n  table {t}: {} rows, {} bytes",
+                n.rows,
+                n.key_bytes + n.value_bytes
+            )
+        })
+        .collect()
 }
 
 #[derive(Default)]
@@ -105,6 +120,17 @@ pub fn write(
         )?;
     }
     for group in storage::groups_in(data).map_err(read(data))? {
+        let store = group_dir(data, group).join("state.redb");
+        if store.exists() {
+            let (state, tables) = match inspect::redb_file(&store) {
+                Ok(h) => ("whole".to_owned(), h.tables),
+                Err(e) => (format!("not readable: {e}"), BTreeMap::new()),
+            };
+            say(
+                format!("store {}: {state}{}", store.display(), shown(&tables)),
+                json!({"store": store, "state": state, "tables": tables}),
+            )?;
+        }
         let dir = group_dir(data, group).join("snapshots");
         for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
             let path = entry.path();

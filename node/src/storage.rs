@@ -133,7 +133,7 @@ impl Storage {
             }
         };
         create_dir_durably(dir).map_err(io("create it"))?;
-        let lock = lock_dir(dir)?;
+        let held = lock(dir)?;
         check_format(dir, options.store)?;
         let wal = Wal::open(&dir.join("wal"), options.wal.clone())?;
         let report = wal.report();
@@ -149,7 +149,7 @@ impl Storage {
             wal,
             options,
             readers: Mutex::default(),
-            _lock: lock,
+            _lock: held,
         })
     }
 
@@ -246,7 +246,11 @@ pub fn snapshots_in(data: &Path, id: GroupId) -> io::Result<Vec<PathBuf>> {
     Ok(out)
 }
 
-fn lock_dir(dir: &Path) -> Result<File, StorageError> {
+/// Takes the directory's lock, held until the file is dropped.
+///
+/// # Errors
+/// [`StorageError::InUse`] when another process has it.
+pub fn lock(dir: &Path) -> Result<File, StorageError> {
     let io = |source| StorageError::Io {
         dir: dir.to_owned(),
         what: "take its lock",

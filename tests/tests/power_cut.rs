@@ -5,11 +5,11 @@
 //! table of results is printed (`-- --nocapture`).
 //!
 //! Only what was said before the cut counts. The cut is made under a running
-//! kernel, and a machine without power says nothing; this one does: on ext4
-//! with a journal an fdatasync that is under way when the journal is aborted
-//! may find its transaction ended, not that it was thrown away, and return
-//! success. Seen in about one of 30 such cuts, never without a journal; those
-//! late words are counted and shown, not judged.
+//! kernel, and a machine without power says nothing; this one still does. In a
+//! few of 200 cuts, all on ext4 with a journal and none without, an fdatasync
+//! that was under way returned success and its data was gone: likely it found
+//! its transaction ended, not that the aborted journal threw it away. Those late
+//! words are counted and shown, not judged.
 
 use quorate_node::store::StoreKind;
 use quorate_node::wal::fatal::EXIT_DISK_FAILED;

@@ -235,6 +235,14 @@ impl StateReader {
         Ok((s.applied.map(|l| l.index), *h.finalize().as_bytes()))
     }
 
+    /// A consistent view of all rows, for tools.
+    ///
+    /// # Errors
+    /// [`KvError`] when the store cannot be read.
+    pub fn store_view(&self) -> Result<Arc<dyn View>, KvError> {
+        Ok(self.0.store.view()?)
+    }
+
     /// Where snapshots that arrive from a leader are put together: same file system as their final place.
     pub fn incoming_dir(&self) -> &Path {
         &self.0.incoming

@@ -278,3 +278,41 @@ fn ids_that_are_no_file_names_are_replaced() {
     assert!(!snapshot::is_id("../x") && !snapshot::is_id("") && !snapshot::is_id("A"));
     assert!(snapshot::is_id("0-1-2-3-00ff"));
 }
+
+#[test]
+fn the_dump_shows_structure_and_no_content() {
+    use crate::storage::{Storage, StorageOptions};
+    let dir = tempfile::tempdir().unwrap();
+    let canary = b"canary-canary-canary".to_vec();
+    block(async {
+        let s = Storage::open(dir.path(), StorageOptions::default()).unwrap();
+        let mut g = s.group(3, Arc::new(Counter)).unwrap();
+        let payload = EntryPayload::Normal(Command(canary.clone()));
+        let e = Entry {
+            log_id: id(0),
+            payload,
+        };
+        g.log.blocking_append([e.clone()]).await.unwrap();
+        g.state
+            .apply(futures::stream::iter([Ok((e, None))]))
+            .await
+            .unwrap();
+        g.state
+            .get_snapshot_builder()
+            .await
+            .build_snapshot()
+            .await
+            .unwrap();
+        s.close().unwrap();
+    });
+    let mut out = Vec::new();
+    crate::dump::write(dir.path(), true, false, &mut out).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.contains("entry 1-1-0 Command 20 bytes"), "{text}");
+    assert!(text.contains(&format!("table {}: 1 rows", b'e')), "{text}");
+    assert!(text.contains("whole, 2 rows"), "{text}");
+    assert!(
+        !text.contains("canary") && !text.contains(&hex::encode(&canary)),
+        "{text}"
+    );
+}

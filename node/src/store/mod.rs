@@ -15,6 +15,7 @@
 //! | crash | what a power cut would leave | tests |
 
 pub mod crash;
+pub mod inspect;
 pub mod memory;
 pub mod redb;
 pub mod sled;

@@ -141,6 +141,18 @@ fn backend<E: std::fmt::Display>(path: &Path, what: &'static str) -> impl Fn(E) 
     }
 }
 
+/// A view of a file that no process has open, changing nothing in it.
+///
+/// # Errors
+/// [`StoreError`] when it cannot be read; after an unclean stop redb wants to repair it first.
+pub fn read_only(path: &Path) -> Result<Arc<dyn View>, StoreError> {
+    let db = redb::ReadOnlyDatabase::open(path).map_err(backend(path, "opening for reading"))?;
+    let txn = db.begin_read().map_err(backend(path, "reading"))?;
+    let rows = txn.open_table(ROWS).map_err(backend(path, "reading"))?;
+    let meta = txn.open_table(META).map_err(backend(path, "reading"))?;
+    Ok(Arc::new(RedbView { rows, meta }))
+}
+
 impl Store for RedbStore {
     fn name(&self) -> &'static str {
         "redb"
