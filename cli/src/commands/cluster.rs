@@ -120,7 +120,12 @@ async fn recover(path: &Path, accepted: bool, context: &Context) -> CommandResul
         ));
     }
     let done = recover_alone(&config).await.map_err(|e| {
-        Failure::new(Exit::Failed, "recover", e.to_string(), "stop the node first; repeating is safe")
+        Failure::new(
+            Exit::Failed,
+            "recover",
+            e.to_string(),
+            "stop the node first; repeating is safe",
+        )
     })?;
     context.output.show(&done, || {
         format!(

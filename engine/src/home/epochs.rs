@@ -159,7 +159,7 @@ pub(super) fn acks(cx: &mut Ctx<'_>, acks: Vec<EpochAck>) -> Result<Reply, KvErr
 
 fn one_ack(cx: &mut Ctx<'_>, ack: &EpochAck) -> Result<DealingState, KvError> {
     let (dealing, mut row) = match find(cx, &ack.key)? {
-        Found::Live(dealing, row) => (dealing, row),
+        Found::Live(found) => *found,
         Found::Abandoned => return Ok(DealingState::Abandoned),
         Found::Nothing => return Ok(DealingState::Unknown),
     };
@@ -276,9 +276,10 @@ pub(super) fn expire_leaf(
     key: &KeyRef,
     custodian: &CustodianId,
 ) -> Result<(), KvError> {
-    let Found::Live(dealing, mut row) = find(cx, key)? else {
+    let Found::Live(found) = find(cx, key)? else {
         return Ok(());
     };
+    let (dealing, mut row) = *found;
     settle(cx, &mut row, custodian, LeafState::Expired, &key.key_id)?;
     rows::put(cx.kv, &rows::epoch_key(&key.chat, dealing.epoch), &row)
 }
@@ -353,7 +354,7 @@ pub(super) fn close(cx: &mut Ctx<'_>, key: KeyRef) -> Result<Reply, KvError> {
         open => {
             chat.open = open;
             match find(cx, &key)? {
-                Found::Live(_, row) if row.closed_ms.is_some() => Ok(Reply::Done),
+                Found::Live(found) if found.1.closed_ms.is_some() => Ok(Reply::Done),
                 _ => Ok(conflict(&chat, ConflictWhy::NotOpen)),
             }
         }
@@ -370,7 +371,7 @@ fn close_row(cx: &mut Ctx<'_>, key: &KeyRef, open: &OpenEpoch) -> Result<(), KvE
 
 /// What a key reference stands for.
 enum Found {
-    Live(DealingRow, EpochRow),
+    Live(Box<(DealingRow, EpochRow)>),
     Abandoned,
     Nothing,
 }
@@ -387,7 +388,7 @@ fn find(cx: &Ctx<'_>, key: &KeyRef) -> Result<Found, KvError> {
     }
     let row: Option<EpochRow> = rows::get(&*cx.kv, &rows::epoch_key(&key.chat, dealing.epoch))?;
     match row {
-        Some(row) if row.key_id == key.key_id => Ok(Found::Live(dealing, row)),
+        Some(row) if row.key_id == key.key_id => Ok(Found::Live(Box::new((dealing, row)))),
         _ => Err(KvError(format!(
             "the epoch of dealing {} is gone",
             key.key_id

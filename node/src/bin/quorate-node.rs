@@ -2,8 +2,8 @@
 
 use clap::{Parser, Subcommand};
 use quorate_node::config::Config;
-use quorate_node::server::{self, Node};
 use quorate_node::dump;
+use quorate_node::server::{self, Node};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

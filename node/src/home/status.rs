@@ -1,9 +1,9 @@
 //! The deployment as seen from this node.
 
 use super::core::Core;
+use super::service::Home;
 use crate::config::ClusterRole;
 use crate::peer::PeerTarget;
-use super::service::Home;
 use futures::future::join_all;
 use quorate_engine::api::{ClusterStatus, LeaseStatus, NodeStatus, PolicyStatus, Status};
 use quorate_engine::authz::RELEASE_AUTHORITY;
@@ -124,11 +124,14 @@ async fn home_cluster(home: &Home, warnings: &mut Vec<String>) -> ClusterStatus 
             up: word.is_some(),
             leads,
             lag: lags.get(node).copied().flatten(),
-            certificate_expires_ms: core.custodians.transport().certificate_ends_ms(&PeerTarget {
-                role: ClusterRole::Home,
-                cluster: core.config.home.to_string(),
-                node: *node,
-            }),
+            certificate_expires_ms: core
+                .custodians
+                .transport()
+                .certificate_ends_ms(&PeerTarget {
+                    role: ClusterRole::Home,
+                    cluster: core.config.home.to_string(),
+                    node: *node,
+                }),
         });
     }
     if !leaderless.is_empty() {
@@ -181,11 +184,14 @@ fn custodian_cluster(
             up: standing.up.get(node).copied().unwrap_or(false),
             leads: if leads { vec![0] } else { Vec::new() },
             lag: None,
-            certificate_expires_ms: core.custodians.transport().certificate_ends_ms(&PeerTarget {
-                role: ClusterRole::Custodian,
-                cluster: id.to_string(),
-                node: *node,
-            }),
+            certificate_expires_ms: core
+                .custodians
+                .transport()
+                .certificate_ends_ms(&PeerTarget {
+                    role: ClusterRole::Custodian,
+                    cluster: id.to_string(),
+                    node: *node,
+                }),
         }
     });
     Some(ClusterStatus {

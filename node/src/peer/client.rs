@@ -132,7 +132,12 @@ impl PeerClient {
         if *to == self.own() {
             return Some(self.0.certs.ends());
         }
-        self.0.ends.lock().expect("no holder panics").get(to).copied()
+        self.0
+            .ends
+            .lock()
+            .expect("no holder panics")
+            .get(to)
+            .copied()
     }
 
     fn link(&self, to: &PeerTarget) -> Arc<Link> {

@@ -163,7 +163,11 @@ async fn connect(inner: &Inner, target: &PeerTarget) -> Result<TlsStream<TcpStre
     if stream.get_ref().1.alpn_protocol() != Some(tls::PEER_ALPN) {
         return Err(format!("{address}: speaks no peer protocol of this build"));
     }
-    let shown = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
+    let shown = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|c| c.first());
     if let Some(Ok(ends)) = shown.map(|der| ca::not_after_der(der)) {
         let mut all = inner.ends.lock().expect("no holder panics");
         all.insert(target.clone(), ends);
