@@ -23,7 +23,7 @@ use crate::peer::server::ServerOptions;
 use crate::peer::{Allow, PeerClient, PeerServer, services};
 use crate::pki::rotate::RotateError;
 use crate::pki::trust::TrustError;
-use crate::pki::{CertSource, Descriptor, TrustStore, tls};
+use crate::pki::{CertRole, CertSource, Descriptor, TrustStore, tls};
 use crate::raft::cluster::{Cluster, ClusterError, ClusterOptions};
 use crate::raft::recover::{self, RecoverError, Recovered};
 use crate::storage::{Storage, StorageError, StorageOptions};
@@ -285,9 +285,13 @@ fn check_names(config: &Config, trust: &TrustStore, certs: &CertSource) -> Resul
             config.role, config.cluster, config.deployment, own.role, own.id, own.deployment
         )));
     }
-    if (who.deployment, who.cluster.as_str(), who.node)
-        != (config.deployment, config.cluster.as_str(), config.node)
-    {
+    let said = (
+        config.deployment,
+        CertRole::from(config.role),
+        config.cluster.as_str(),
+        config.node,
+    );
+    if (who.deployment, who.role, who.cluster.as_str(), who.node) != said {
         return Err(StartError::Mismatch(format!(
             "{} is the certificate of {}, the configuration is of {} node {}; use this node's own certificate",
             config.tls.cert.display(),
