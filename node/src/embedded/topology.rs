@@ -124,14 +124,19 @@ pub struct EntitySpec {
     /// Legal entity that runs it.
     pub entity: String,
     /// Hosting provider.
-    #[serde(default)]
+    #[serde(default = "undeclared")]
     pub provider: String,
     /// Network it hangs on.
-    #[serde(default)]
+    #[serde(default = "undeclared")]
     pub network: String,
     /// How many nodes.
     #[serde(default = "default_nodes")]
     pub nodes: usize,
+}
+
+/// What a descriptor says where nothing is declared; it may not be empty.
+fn undeclared() -> String {
+    "undeclared".into()
 }
 
 fn default_nodes() -> usize {
