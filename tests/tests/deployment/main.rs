@@ -1,0 +1,14 @@
+//! Whole deployments of real `quorate-node` processes, and the `quorate` binary
+//! against them: what only shows when everything is together.
+//!
+//! `cargo test` builds the binaries of other crates of the workspace only when
+//! the whole workspace is tested; alone, run
+//! `cargo build --workspace --bins && cargo test -p quorate-tests --test deployment`.
+
+mod canaries;
+mod crashes;
+mod faults;
+mod freeze;
+mod load;
+mod operations;
+mod world;
