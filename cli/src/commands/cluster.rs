@@ -103,7 +103,7 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
                 .await?
         }
     };
-    context.output.show(&done, || plain(&done.detail).into())?;
+    context.output.show(&done, || plain(&done.detail))?;
     Ok(Exit::Ok)
 }
 

@@ -119,7 +119,7 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
     };
     context.output.show(&done, || match done.entry {
         Some(entry) => format!("{} (log entry {entry})", plain(&done.detail)),
-        None => plain(&done.detail).into(),
+        None => plain(&done.detail),
     })?;
     Ok(Exit::Ok)
 }

@@ -14,6 +14,7 @@ use quorate_engine::home::read;
 use quorate_engine::home::rows::{ChatRow, RecordRow};
 use quorate_engine::types::{ChatId, KeyId, MessageId};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 /// Sealed bytes in one page; a longer page ends early and says where to go on.
@@ -204,11 +205,11 @@ fn open_all(
     let mut subkeys: BTreeMap<KeyId, Subkeys> = BTreeMap::new();
     let mut out = Vec::with_capacity(records.len());
     for (id, row) in records {
-        if !subkeys.contains_key(&row.key_id) {
+        if let Entry::Vacant(vacant) = subkeys.entry(row.key_id) {
             let Some(lease) = keys.get(&row.key_id) else {
                 return Err(Fail::NotDone("a key went away while reading".into()));
             };
-            subkeys.insert(row.key_id, lease.subkeys());
+            vacant.insert(lease.subkeys());
         }
         out.push(open(core, &subkeys[&row.key_id], chat, id, row)?);
     }

@@ -239,7 +239,7 @@ fn any_damaged_byte_of_a_snapshot_is_noticed() {
             42
         );
         let bad = dir.path().join("bad");
-        let mut check = |bytes: &[u8], what: &str| {
+        let check = |bytes: &[u8], what: &str| {
             std::fs::write(&bad, bytes).unwrap();
             let r = Reader::open(&bad).and_then(Reader::verify);
             assert!(r.is_err(), "{what} went unnoticed");
