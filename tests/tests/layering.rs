@@ -325,9 +325,12 @@ fn planted(rule: fn(&File) -> Vec<String>, path: &str, source: &str) -> usize {
     .len()
 }
 
+/// A rule: what a file breaks of it.
+type Rule = fn(&File) -> Vec<String>;
+
 #[test]
 fn planted_module_violations_are_found() {
-    let bad: [(fn(&File) -> Vec<String>, &str, &str); 20] = [
+    let bad: [(Rule, &str, &str); 20] = [
         (engine, "types/ids.rs", "use crate::crypto::seal::X;"),
         (engine, "sharing/mod.rs", "use crate::policy::Policy;"),
         (
@@ -380,7 +383,7 @@ fn planted_module_violations_are_found() {
     for (rule, path, source) in bad {
         assert_eq!(planted(rule, path, source), 1, "{path}: {source}");
     }
-    let good: [(fn(&File) -> Vec<String>, &str, &str); 10] = [
+    let good: [(Rule, &str, &str); 10] = [
         (
             engine,
             "home/mod.rs",

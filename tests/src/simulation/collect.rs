@@ -141,7 +141,7 @@ impl World {
                 .iter()
                 .filter_map(|(c, _)| Some((c.clone(), entry(c)?)))
                 .collect();
-            self.lease(l, key, epoch, &policy, releases, collect.asked, data_key);
+            self.lease(l, key, epoch, &policy, (releases, collect.asked), data_key);
         }
         self.wake(l, &collect.chat);
     }

@@ -202,8 +202,7 @@ impl World {
         key: KeyRef,
         epoch: EpochNo,
         policy: &Arc<Policy>,
-        releases: Vec<(CustodianId, u64)>,
-        asked: Mono,
+        (releases, asked): (Vec<(CustodianId, u64)>, Mono),
         holder: DataKey,
     ) -> bool {
         let copy = holder.duplicate();
@@ -415,7 +414,7 @@ impl World {
             && let Some(holder) = opening.into_key()
         {
             let policy = self.policy.clone();
-            self.lease(l, key, epoch, &policy, Vec::new(), asked, holder);
+            self.lease(l, key, epoch, &policy, (Vec::new(), asked), holder);
         }
     }
 

@@ -61,7 +61,7 @@ pub(crate) fn log_proofs() -> Target {
         out.extend(
             proof
                 .iter()
-                .flat_map(|h| h.iter().copied().collect::<Vec<u8>>()),
+                .flat_map(|h| h.to_vec()),
         );
         out
     };

@@ -94,7 +94,7 @@ pub(crate) fn custodian_request() -> Target {
         policy: PolicyId([4; 32]),
         commitment: [8; 32],
         sealed: dice.bytes(72),
-        expires_ms: (n % 2 == 0).then_some(1 << 41),
+        expires_ms: n.is_multiple_of(2).then_some(1 << 41),
     };
     let deployment = DeploymentId([1; 16]);
     let requests = [
