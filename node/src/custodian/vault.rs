@@ -55,7 +55,7 @@ pub enum VaultProblem {
         /// Which version.
         version: u32,
     },
-    /// Over [`VERSIONS_MAX`].
+    /// Over the limit of key versions.
     #[error("{VERSIONS_MAX} key versions are kept already; drop some first")]
     Full,
     /// Another key stands under this version.

@@ -1,7 +1,7 @@
 //! The state store: one ordered key space per raft group, behind one trait.
 //!
 //! A write transaction is an overlay on a consistent view ([`Txn`]): the
-//! engine's machines read and write it as [`Kv`], and one sorted batch goes to
+//! engine's machines read and write it as `Kv`, and one sorted batch goes to
 //! the store with the applied position beside it, in one transaction, outside
 //! the machines' key space. While entries are applied commits need not be
 //! durable; the log holds them. A durable commit happens when a snapshot is

@@ -10,7 +10,7 @@
 //! One log instead of one per group because an fdatasync costs the same for
 //! one record as for a hundred: eight groups share it instead of queueing
 //! eight. A single writer, no timed wait: what gathers while one sync runs is
-//! the next batch. The format is in [`format`] and `docs/format.md`, the rule
+//! the next batch. The format is in [`mod@format`] and `docs/format.md`, the rule
 //! of what a restart may cut and what it must refuse in [`recovery`].
 //!
 //! Deliberately not here: anything about raft beyond positions and opaque

@@ -58,11 +58,7 @@ pub(crate) fn log_proofs() -> Target {
         let mut out = vec![kind];
         out.extend(a.to_le_bytes());
         out.extend(b.to_le_bytes());
-        out.extend(
-            proof
-                .iter()
-                .flat_map(|h| h.to_vec()),
-        );
+        out.extend(proof.iter().flat_map(|h| h.to_vec()));
         out
     };
     let source = Leaves(hashes.clone());
