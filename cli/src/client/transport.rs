@@ -197,7 +197,7 @@ impl Wire {
     /// Sends `request` to `node` and reads the whole answer.
     ///
     /// # Errors
-    /// [`SendError`]. Dropping the future closes the connection.
+    /// `SendError`. Dropping the future closes the connection.
     pub async fn send(
         &self,
         node: usize,

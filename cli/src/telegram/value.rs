@@ -10,7 +10,7 @@
 //! | a key that begins with `quorate:` | the same behind `quorate:key:` |
 //! | a value that is no JSON at all | `{"quorate:unreadable": {reason, offset, base64}}` |
 //!
-//! `\xNN` in a string becomes the character itself. [`write`] undoes the first three.
+//! `\xNN` in a string becomes the character itself. [`fn@write`] undoes the first three.
 
 use super::number;
 use base64::Engine;
