@@ -113,13 +113,15 @@ impl PeerClient {
         })
     }
 
-    /// Says where `to` is; goes before its descriptor. Takes effect at the next connection.
+    /// Says where `to` is; goes before its descriptor. A link to another address is given up.
     pub fn set_address(&self, to: PeerTarget, address: String) {
-        self.0
-            .addresses
-            .write()
-            .expect("no writer panics")
-            .insert(to, address);
+        let mut addresses = self.0.addresses.write().expect("no writer panics");
+        let before = addresses.insert(to.clone(), address.clone());
+        drop(addresses);
+        if before.is_some_and(|b| b != address) {
+            // A link that is dialling the old address would fail what is asked next.
+            self.0.links.lock().expect("no holder panics").remove(&to);
+        }
     }
 
     /// The address `to` would be dialled at.

@@ -207,6 +207,15 @@ async fn two_custodians_lost_is_thin_and_heals() {
         (1, 0),
         "no key of theirs was known"
     );
+    // A custodian counts as silent only after its last answer has aged; a busy machine takes longer.
+    let mut status = status;
+    for _ in 0..100 {
+        if status.policy.margin == Some(0) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        status = w.home().status().await;
+    }
     assert_eq!((status.policy.margin, status.policy.thin), (Some(0), true));
     let down: Vec<_> = status
         .clusters
