@@ -15,11 +15,11 @@ const OVER: &[(&str, &str)] = &[
         "to be split: the log's handle, its writer's state and its options in one file",
     ),
     (
-        "cli/src/telegram/import.rs",
-        "to be split: reading, sending and resuming in one file",
+        "node/src/wal/tests.rs",
+        "to be split: damage at every offset, and power cuts at every operation",
     ),
     (
-        "node/src/custodian/tests.rs",
+        "node/src/custodian/tests/mod.rs",
         "to be split by service: stores, releases, key versions",
     ),
 ];

@@ -58,6 +58,8 @@ struct FileForm {
 pub struct KnownNodes {
     path: Option<PathBuf>,
     state: Mutex<FileForm>,
+    /// Held while the file is written: several groups meet the same node at once.
+    saving: Mutex<()>,
 }
 
 impl KnownNodes {
@@ -80,6 +82,7 @@ impl KnownNodes {
         let known = Self {
             path,
             state: Mutex::new(state),
+            saving: Mutex::new(()),
         };
         known.save().map_err(|reason| KnownError {
             path: known.path.clone().unwrap_or_default(),
@@ -97,6 +100,8 @@ impl KnownNodes {
         let Some(path) = &self.path else {
             return Ok(());
         };
+        // Taken before the state is read, so that the newest state is written last.
+        let _saving = self.saving.lock().expect("no holder panics");
         let text = serde_json::to_vec_pretty(&*self.lock()).expect("numbers only");
         files::replace(path, &text, Access::Public).map_err(|e| e.to_string())
     }
