@@ -92,6 +92,7 @@ const ENGINE_PARTS: &[(&str, &[&str])] = &[
     ("quorum", &["custody", "protocol"]),
     ("audit", &["crypto", "labels"]),
     ("authz", &["crypto", "labels"]),
+    ("authz", &["crypto", "sign"]),
 ];
 
 /// Parts of `std` that would be I/O, a clock, threads or ambient state.

@@ -5,6 +5,8 @@
 //! Signed grants, mandates and orders replace the body of
 //! [`authorise_release`]; its callers stay as they are.
 
+pub mod envelope;
+
 use crate::crypto::labels;
 use crate::types::{DeploymentId, HomeId, NodeId};
 use std::collections::BTreeSet;

@@ -75,6 +75,30 @@ labels! {
     REQUEST_BINDING = "quorate/release/binding/1";
     /// Names a wrapping key in the log without telling it.
     WRAPPING_FINGERPRINT = "quorate/wrapping/fingerprint/1";
+    /// An account's id: the hash of its genesis.
+    ACCOUNT_GENESIS = "quorate/account-genesis/1";
+    /// A device's id: the hash of its public key.
+    DEVICE_ID = "quorate/device-id/1";
+    /// An officer's id: the hash of the officer's public key.
+    OFFICER_ID = "quorate/officer-id/1";
+    /// Hash of a statement of a chain, which its successor carries.
+    STATEMENT_HASH = "quorate/statement-hash/1";
+    /// A statement about an account or one of its devices.
+    SIGN_ACCOUNT = "quorate/account/1";
+    /// A statement about a chat's members.
+    SIGN_MEMBERSHIP = "quorate/membership/1";
+    /// A deletion, and the mandate that comes with it.
+    SIGN_DELETION = "quorate/deletion/1";
+    /// A proposal that a custodian's officers decide on, and their approvals.
+    SIGN_OFFICER = "quorate/officer/1";
+    /// A disclosure order's id: the hash of its bytes.
+    ORDER_ID = "quorate/order-id/1";
+    /// A custodian's signed acknowledgement of the head of a chain.
+    SIGN_HEAD = "quorate/head/1";
+    /// An identity authority's signed statement of its own keys.
+    SIGN_AUTHORITY = "quorate/authority-keys/1";
+    /// Hash of the grant that is the authority of a release.
+    AUTHORITY_GRANT = "quorate/authority/grant/1";
     /// Salts of one log entry, from its seed.
     LOG_SALT = "quorate/log/salt/1";
     /// Commitment to an account in the log.
@@ -110,7 +134,7 @@ mod tests {
         let text: String = ALL.iter().map(|(n, l)| format!("{n}={l}\n")).collect();
         assert_eq!(
             blake3::hash(text.as_bytes()).to_hex().as_str(),
-            "2ba9a3782f9e130e995e44ec239de3a89ed1ee80f7a250a8a41572b5f120b8d3",
+            "4fdfe55e7e4c134466219862c1e683d361487f3ae41219263e953956a144a70c",
             "a label was changed or added: existing labels never change; for an addition, freeze the new table here"
         );
     }

@@ -107,6 +107,27 @@ byte_id!(
     BlobId, 16
 );
 
+byte_id!(
+    /// An account: the hash of its genesis statement.
+    AccountId, 32
+);
+byte_id!(
+    /// A device: the hash of its public key.
+    DeviceId, 32
+);
+byte_id!(
+    /// One grant; fresh random bytes drawn by the device that signs it.
+    GrantId, 16
+);
+byte_id!(
+    /// A disclosure order: the hash of its bytes, the same at every custodian.
+    OrderId, 32
+);
+byte_id!(
+    /// An officer of a custodian: the hash of the officer's public key.
+    OfficerId, 32
+);
+
 macro_rules! name_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -155,6 +176,11 @@ name_id!(
 name_id!(
     /// A home, unique among the homes a custodian knows (`ae`, …).
     HomeId
+);
+
+name_id!(
+    /// An identity authority, unique within a deployment.
+    AuthorityId
 );
 
 /// A raft node id, unique within its cluster and never reused.

@@ -9,8 +9,8 @@ pub mod secret;
 pub mod structure;
 
 pub use ids::{
-    BlobId, ChatId, CustodianId, DeploymentId, EpochNo, HomeId, KeyId, MessageId, NodeId, PolicyId,
-    RequestId, Revision, SessionId,
+    AccountId, AuthorityId, BlobId, ChatId, CustodianId, DeploymentId, DeviceId, EpochNo, GrantId,
+    HomeId, KeyId, MessageId, NodeId, OfficerId, OrderId, PolicyId, RequestId, Revision, SessionId,
 };
 pub use kv::{Kv, KvError, KvRead};
 pub use secret::{DataKey, RootKey, Secret, Share, WrappingKey};
