@@ -6,6 +6,7 @@
 //! [`authorise_release`]; its callers stay as they are.
 
 pub mod envelope;
+pub mod standing;
 
 use crate::crypto::labels;
 use crate::types::{DeploymentId, HomeId, NodeId};
