@@ -5,7 +5,9 @@
 //! Signed grants, mandates and orders replace the body of
 //! [`authorise_release`]; its callers stay as they are.
 
+pub mod chain;
 pub mod envelope;
+pub mod identity;
 pub mod standing;
 
 use crate::crypto::labels;

@@ -128,6 +128,19 @@ byte_id!(
     OfficerId, 32
 );
 
+byte_id!(
+    /// An Ed25519 public key, as signed statements name one.
+    PublicKey, 32
+);
+byte_id!(
+    /// The hash of a signed statement, which its successor in the chain carries.
+    StatementHash, 32
+);
+byte_id!(
+    /// Fresh random bytes that make a statement unlike every other.
+    Nonce, 16
+);
+
 macro_rules! name_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
