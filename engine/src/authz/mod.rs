@@ -8,6 +8,7 @@
 pub mod chain;
 pub mod envelope;
 pub mod identity;
+pub mod membership;
 pub mod standing;
 
 use crate::crypto::labels;
