@@ -8,7 +8,9 @@
 use super::ENTRY_BYTES_MAX;
 use super::merkle::Hash;
 use crate::crypto::labels;
-use crate::types::{ChatId, CustodianId, HomeId, KeyId, NodeId, PolicyId, RequestId, WallMs};
+use crate::types::{
+    AuthorityId, ChatId, CustodianId, HomeId, KeyId, NodeId, PolicyId, RequestId, WallMs,
+};
 use hmac::{Hmac, KeyInit, Mac};
 use rand_core::CryptoRng;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -71,6 +73,16 @@ pub enum EntryKind {
     Voters,
     /// Openings of former entries were erased.
     EraseOpenings,
+    /// An identity authority counts from now on.
+    RegisterAuthority,
+    /// An authority has a new statement key.
+    RotateAuthority,
+    /// Which entity runs a home.
+    RegisterHome,
+    /// A statement about an account.
+    AccountStatement,
+    /// A statement about a chat's members.
+    ChatStatement,
 }
 
 /// What happened to one key.
@@ -209,6 +221,21 @@ pub struct Entry {
     /// Keys and what happened to each.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub keys: Vec<KeyLine>,
+    /// The identity authority concerned.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub identity_authority: Option<AuthorityId>,
+    /// The number of a statement in its chain.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub number: Option<u64>,
+    /// What the statement changes, by name.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub change: Option<String>,
+    /// Accounts, each as HMAC-SHA-256 under a salt of its own.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub accounts: Vec<HexBytes<32>>,
+    /// Devices, in the same way.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub devices: Vec<HexBytes<32>>,
     /// Random bytes that blind the leaf hash.
     pub blinding: HexBytes<16>,
 }
@@ -254,6 +281,11 @@ impl Entry {
             entries: Vec::new(),
             chats: Vec::new(),
             keys: Vec::new(),
+            identity_authority: None,
+            number: None,
+            change: None,
+            accounts: Vec::new(),
+            devices: Vec::new(),
             blinding: HexBytes(blinding),
         }
     }
@@ -283,9 +315,9 @@ impl Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OpeningKind {
-    /// An account; with signed grants.
+    /// An account.
     Account,
-    /// A device; with signed grants.
+    /// A device.
     Device,
     /// A chat.
     Chat,
@@ -355,10 +387,15 @@ impl Blinds {
 
     /// The opening of the entry's `n`-th chat.
     pub fn chat(&self, n: u16, chat: &ChatId) -> Opening {
+        self.opening(n, OpeningKind::Chat, chat.0)
+    }
+
+    /// The `n`-th opening of the entry, of whatever kind: no two share a salt.
+    pub fn opening(&self, n: u16, kind: OpeningKind, value: [u8; 32]) -> Opening {
         Opening {
-            kind: OpeningKind::Chat,
+            kind,
             salt: HexBytes(mac(&self.salt_seed, labels::LOG_SALT, &n.to_be_bytes())),
-            value: HexBytes(chat.0),
+            value: HexBytes(value),
         }
     }
 }

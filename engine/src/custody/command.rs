@@ -2,6 +2,9 @@
 
 use super::protocol::{FreezeScope, KEYS_PER_REQUEST_MAX, KeyRef, Reason, SealingKeyStatement};
 use crate::audit::{Blinds, EntryKind, HexBytes, OperatorMark};
+use crate::authz::chain::Source;
+use crate::authz::envelope::{Envelope, PAYLOAD_BYTES_MAX, SIGNATURES_MAX};
+use crate::authz::identity::{AuthorityRecord, ENTITY_BYTES_MAX};
 use crate::crypto::wrap::WRAPPED_LEN;
 use crate::policy::POLICY_BYTES_MAX;
 use crate::types::codec::{self, CodecError};
@@ -109,6 +112,50 @@ pub enum Command {
     ExpireShares(ExpireShares),
     /// Erase salts and values behind former entries.
     EraseOpenings(EraseOpenings),
+    /// Let an identity authority attest people.
+    RegisterAuthority(RegisterAuthority),
+    /// A new statement key of an authority, announced by its identity key.
+    RotateAuthority(Envelope),
+    /// Which legal entity runs a home.
+    RegisterHome(RegisterHome),
+    /// The next statement about an account.
+    AccountStatement(Chained),
+    /// The next statement about a chat's members.
+    ChatStatement(Chained),
+}
+
+/// See [`Command::RegisterAuthority`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegisterAuthority {
+    /// Who.
+    pub operator: Operator,
+    /// Why, at most [`REASON_BYTES_MAX`].
+    pub reason: String,
+    /// The authority.
+    pub record: AuthorityRecord,
+}
+
+/// See [`Command::RegisterHome`]. Authorities of this entity never count for a recovery.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegisterHome {
+    /// Who.
+    pub operator: Operator,
+    /// Why, at most [`REASON_BYTES_MAX`].
+    pub reason: String,
+    /// The home.
+    pub home: HomeId,
+    /// The legal entity that runs it, as authorities name theirs.
+    pub entity: String,
+}
+
+/// A signed statement and how it came here. Whether it is [`Source::Vouched`]
+/// was checked before proposing; everything else `apply` checks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chained {
+    /// How it came here.
+    pub source: Source,
+    /// The statement.
+    pub envelope: Envelope,
 }
 
 /// A share under the custodian's wrapping key: 72 bytes, prints nothing.
@@ -345,6 +392,11 @@ impl Command {
             Command::Voters(_) => EntryKind::Voters,
             Command::ExpireShares(_) => EntryKind::Expire,
             Command::EraseOpenings(_) => EntryKind::EraseOpenings,
+            Command::RegisterAuthority(_) => EntryKind::RegisterAuthority,
+            Command::RotateAuthority(_) => EntryKind::RotateAuthority,
+            Command::RegisterHome(_) => EntryKind::RegisterHome,
+            Command::AccountStatement(_) => EntryKind::AccountStatement,
+            Command::ChatStatement(_) => EntryKind::ChatStatement,
         }
     }
 
@@ -385,6 +437,13 @@ impl Command {
                 signed_off(&c.operator, &c.reason)?;
                 count("entries", c.entries.len())
             }
+            Command::RegisterAuthority(c) => signed_off(&c.operator, &c.reason),
+            Command::RegisterHome(c) => {
+                signed_off(&c.operator, &c.reason)?;
+                at_most("bytes of entity", c.entity.len(), ENTITY_BYTES_MAX)
+            }
+            Command::RotateAuthority(e) => enveloped(e),
+            Command::AccountStatement(c) | Command::ChatStatement(c) => enveloped(&c.envelope),
         }
     }
 }
@@ -399,6 +458,11 @@ fn at_most(what: &str, n: usize, max: usize) -> Result<(), String> {
 
 fn count(what: &str, n: usize) -> Result<(), String> {
     at_most(what, n, KEYS_PER_REQUEST_MAX)
+}
+
+fn enveloped(e: &Envelope) -> Result<(), String> {
+    at_most("bytes of statement", e.payload.len(), PAYLOAD_BYTES_MAX)?;
+    at_most("signatures", e.signatures.len(), SIGNATURES_MAX)
 }
 
 fn signed_off(operator: &Operator, reason: &str) -> Result<(), String> {

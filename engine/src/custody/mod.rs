@@ -27,13 +27,14 @@ mod reply;
 mod rows;
 mod statement;
 mod view;
+mod view_chains;
 
 pub use apply::Custody;
 pub use command::{
-    Abandon, ApprovePolicy, AttestKey, COMMANDS_PER_PROPOSAL_MAX, Command, DropVersion,
+    Abandon, ApprovePolicy, AttestKey, COMMANDS_PER_PROPOSAL_MAX, Chained, Command, DropVersion,
     EraseOpenings, ExpireShares, Freeze, KeyKind, OPERATOR_NAME_BYTES_MAX, Operator, Proposal,
-    REASON_BYTES_MAX, Release, Shred, Stamped, StoreItem, StoreShares, Thaw, UseVersion,
-    VOTERS_MAX, Voters, Wrapped,
+    REASON_BYTES_MAX, RegisterAuthority, RegisterHome, Release, Shred, Stamped, StoreItem,
+    StoreShares, Thaw, UseVersion, VOTERS_MAX, Voters, Wrapped,
 };
 pub use leader::{
     LeaseSender, Place, PreparedStore, RequestError, StoreDecision, WrappingKeys, check_store,
@@ -45,13 +46,17 @@ pub use reply::{
     committed,
 };
 pub use rows::{
-    ABANDON_BUDGET, Budget, FreezeRow, PolicyRow, SHRED_BUDGET, ShareRow, TABLES, Tombstone,
-    TombstoneCause, VersionRow, VersionState,
+    ABANDON_BUDGET, AccountRow, Budget, ChatRow, ForkRow, FreezeRow, LinkRow, PolicyRow,
+    SHRED_BUDGET, ShareRow, TABLES, Tombstone, TombstoneCause, VersionRow, VersionState,
 };
 pub use statement::{SEALING_LIFE_MS_MAX, StatementError};
 pub use view::{
     Held, Overview, approved_policies, approved_policy, due, feed, freezes, key_version, overview,
     sealing_statement, share, version_in_use, versions, voters,
+};
+pub use view_chains::{
+    ChainHead, STATEMENTS_BYTES_MAX, account, authorities, chain_head, changed_since, chat, device,
+    forks, member, statements,
 };
 
 /// Longest time between a store and an `Abandon` of it, in milliseconds of entry time.

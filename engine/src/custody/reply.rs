@@ -3,9 +3,10 @@
 use super::command::Wrapped;
 use super::protocol::{AbandonOutcome, Refusal, StoreOutcome};
 use crate::audit::EntryRef;
+use crate::authz::chain::ChainId;
 use crate::types::codec::{self, CodecError};
 use crate::types::kv::Position;
-use crate::types::{ChatId, KeyId, NodeId, PolicyId, RequestId};
+use crate::types::{ChatId, KeyId, NodeId, PolicyId, RequestId, StatementHash};
 use serde::{Deserialize, Serialize};
 
 /// Format version of replies. They live in memory between `apply` and its
@@ -78,6 +79,27 @@ pub enum Effect {
     Refused {
         /// Why, in words.
         reason: String,
+    },
+    /// To `AccountStatement` and `ChatStatement`: taken in.
+    Chained {
+        /// Which chain.
+        chain: ChainId,
+        /// Its number.
+        number: u64,
+        /// Its hash.
+        hash: StatementHash,
+    },
+    /// To the same: statements before it are missing here.
+    Behind {
+        /// The newest here; `None`: not even the genesis.
+        have: Option<u64>,
+        /// What was sent.
+        got: u64,
+    },
+    /// To the same: it contradicts what stands here, and changes nothing.
+    Forked {
+        /// The chain is marked: nothing in it changes any more.
+        marked: bool,
     },
 }
 

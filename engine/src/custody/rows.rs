@@ -3,12 +3,19 @@
 
 use super::command::{KeyKind, Operator, Wrapped};
 use super::protocol::{FreezeScope, SealingKeyStatement};
+use crate::authz::chain::ChainId;
+use crate::authz::envelope::Envelope;
+use crate::authz::identity::{AccountState, AuthorityRecord};
+use crate::authz::membership::ChatHead;
 use crate::types::codec;
 use crate::types::kv::{Kv, KvError, KvRead};
-use crate::types::{ChatId, HomeId, KeyId, NodeId, PolicyId, RequestId, WallMs};
+use crate::types::{
+    AccountId, AuthorityId, ChatId, HomeId, KeyId, NodeId, PolicyId, PublicKey, RequestId,
+    StatementHash, WallMs,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 const ROW_VERSION: u8 = 1;
 
@@ -24,9 +31,18 @@ pub(super) const LIVE: u8 = 0x18;
 pub(super) const CURRENT: u8 = 0x19;
 pub(super) const BUDGET: u8 = 0x1a;
 pub(super) const VOTERS: u8 = 0x1b;
+pub(super) const ACCOUNT: u8 = 0x20;
+pub(super) const AUTHORITY: u8 = 0x21;
+pub(super) const CHAT_HEAD: u8 = 0x22;
+pub(super) const MEMBER: u8 = 0x23;
+pub(super) const INVITE: u8 = 0x24;
+pub(super) const CHAIN: u8 = 0x25;
+pub(super) const HOME_ENTITY: u8 = 0x26;
+pub(super) const FORK: u8 = 0x27;
+pub(super) const CHANGED: u8 = 0x28;
 
 /// First byte of every table and its name, for `dump` and status.
-pub const TABLES: [(u8, &str); 16] = [
+pub const TABLES: [(u8, &str); 25] = [
     (crate::audit::TABLE_HEAD, "log-head"),
     (crate::audit::TABLE_ENTRY, "log-entry"),
     (crate::audit::TABLE_NODE, "log-node"),
@@ -43,6 +59,15 @@ pub const TABLES: [(u8, &str); 16] = [
     (CURRENT, "current-version"),
     (BUDGET, "budget"),
     (VOTERS, "voters"),
+    (ACCOUNT, "account"),
+    (AUTHORITY, "authority"),
+    (CHAT_HEAD, "chat-head"),
+    (MEMBER, "member"),
+    (INVITE, "invite"),
+    (CHAIN, "statement"),
+    (HOME_ENTITY, "home-entity"),
+    (FORK, "fork"),
+    (CHANGED, "changed-chain"),
 ];
 
 /// A share at rest. Key: key id.
@@ -121,6 +146,50 @@ pub struct PolicyRow {
     /// Canonical form.
     #[serde(with = "serde_bytes")]
     pub canonical: Vec<u8>,
+}
+
+/// An account. Key: account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountRow {
+    /// Its devices, authorities, and what else its chain says.
+    pub state: AccountState,
+    /// The log entry of its newest statement.
+    pub entry: u64,
+}
+
+/// A chat. Key: chat. Its members and invites are rows of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatRow {
+    /// The chat itself.
+    pub head: ChatHead,
+    /// The log entry of its newest statement.
+    pub entry: u64,
+}
+
+/// A statement as it was signed, for peers. Key: chain, number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkRow {
+    /// The log entry that took it in.
+    pub entry: u64,
+    /// That entry's time.
+    pub time_ms: WallMs,
+    /// The statement.
+    pub envelope: Envelope,
+}
+
+/// The mark of a chain that forked: nothing in it changes. Key: chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForkRow {
+    /// The number that two statements have.
+    pub number: u64,
+    /// The one that stands here.
+    pub ours: StatementHash,
+    /// The log entry that found it.
+    pub entry: u64,
+    /// That entry's time.
+    pub time_ms: WallMs,
+    /// The other, or one that follows the other.
+    pub theirs: Envelope,
 }
 
 /// Where a key version is in its life.
@@ -274,6 +343,81 @@ pub(super) fn live_key(version: u32) -> Vec<u8> {
 pub(super) fn current_key(kind: KeyKind) -> Vec<u8> {
     vec![CURRENT, kind as u8]
 }
+pub(super) fn account_key(id: &AccountId) -> Vec<u8> {
+    keyed(ACCOUNT, &[&id.0])
+}
+pub(super) fn authority_key(id: &AuthorityId) -> Vec<u8> {
+    keyed(AUTHORITY, &[id.as_str().as_bytes()])
+}
+pub(super) fn home_key(id: &HomeId) -> Vec<u8> {
+    keyed(HOME_ENTITY, &[id.as_str().as_bytes()])
+}
+pub(super) fn chat_key(id: &ChatId) -> Vec<u8> {
+    keyed(CHAT_HEAD, &[&id.0])
+}
+pub(super) fn member_key(chat: &ChatId, account: &AccountId) -> Vec<u8> {
+    keyed(MEMBER, &[&chat.0, &account.0])
+}
+pub(super) fn invite_key(chat: &ChatId, key: &PublicKey) -> Vec<u8> {
+    keyed(INVITE, &[&chat.0, &key.0])
+}
+fn chained(table: u8, chain: &ChainId, rest: &[u8]) -> Vec<u8> {
+    match chain {
+        ChainId::Account(id) => keyed(table, &[&[0], &id.0, rest]),
+        ChainId::Chat(id) => keyed(table, &[&[1], &id.0, rest]),
+    }
+}
+pub(super) fn link_key(chain: &ChainId, number: u64) -> Vec<u8> {
+    chained(CHAIN, chain, &number.to_be_bytes())
+}
+pub(super) fn fork_key(chain: &ChainId) -> Vec<u8> {
+    chained(FORK, chain, &[])
+}
+pub(super) fn fork_chain(key: &[u8]) -> Result<ChainId, KvError> {
+    let id = key.get(2..).and_then(|id| <[u8; 32]>::try_from(id).ok());
+    match (key.get(1), id) {
+        (Some(0), Some(id)) => Ok(ChainId::Account(AccountId(id))),
+        (Some(1), Some(id)) => Ok(ChainId::Chat(ChatId(id))),
+        _ => Err(KvError("fork row with a key of another shape".into())),
+    }
+}
+/// The newest entry of each chain that changed, in the order of the log.
+pub(super) fn changed_key(entry: u64) -> Vec<u8> {
+    keyed(CHANGED, &[&entry.to_be_bytes()])
+}
+
+/// Authorities and homes are registered by officers: a few, read whole.
+const REGISTERED_READ_MAX: usize = 256;
+
+pub(super) fn authorities<K: KvRead + ?Sized>(
+    kv: &K,
+) -> Result<BTreeMap<AuthorityId, AuthorityRecord>, KvError> {
+    let found = kv.scan(&[AUTHORITY], &[AUTHORITY + 1], REGISTERED_READ_MAX, false)?;
+    let record =
+        |(_, v): &(Vec<u8>, Vec<u8>)| decode(v).map(|r: AuthorityRecord| (r.id.clone(), r));
+    found.iter().map(record).collect()
+}
+
+pub(super) fn home_entities<K: KvRead + ?Sized>(
+    kv: &K,
+) -> Result<BTreeMap<HomeId, String>, KvError> {
+    let found = kv.scan(
+        &[HOME_ENTITY],
+        &[HOME_ENTITY + 1],
+        REGISTERED_READ_MAX,
+        false,
+    )?;
+    let named = |k: &[u8]| {
+        let name = std::str::from_utf8(k.get(1..).unwrap_or_default()).ok();
+        name.and_then(|n| HomeId::new(n).ok())
+            .ok_or_else(|| KvError("home row with a key of another shape".into()))
+    };
+    found
+        .iter()
+        .map(|(k, v)| Ok((named(k)?, decode(v)?)))
+        .collect()
+}
+
 pub(super) fn freeze_key(scope: &FreezeScope) -> Vec<u8> {
     match scope {
         FreezeScope::All => vec![FREEZE, 0],

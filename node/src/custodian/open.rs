@@ -61,7 +61,7 @@ pub enum OpenProblem {
 /// # Errors
 /// [`OpenProblem::NotCustodian`].
 pub fn machine(own: &Descriptor) -> Result<Custody, OpenProblem> {
-    Ok(Custody::new(custodian(own)?, own.identity_hash()))
+    Ok(Custody::new(custodian(own)?, own.identity_hash()).serving(own.deployment))
 }
 
 fn custodian(own: &Descriptor) -> Result<CustodianId, OpenProblem> {

@@ -5,15 +5,17 @@ mod destroy;
 mod keys;
 mod officers;
 mod release;
+mod statements;
 mod store;
 
 use super::command::{Command, Proposal, Stamped};
 use super::protocol::FreezeScope;
 use super::reply::{Applied, ApplyReply, Effect};
 use super::rows::{self, FREEZE, Tombstone, TombstoneCause};
-use crate::audit::{Blinds, Entry, HexBytes, KeyLine, KeyOutcome, Log, Opening};
+use crate::audit::{Blinds, Entry, HexBytes, KeyLine, KeyOutcome, Log, Opening, OpeningKind};
+use crate::authz::identity::RECOVERY_WAIT_MS;
 use crate::types::kv::{Kv, KvError, Machine, Position};
-use crate::types::{ChatId, CustodianId, KeyId, WallMs};
+use crate::types::{ChatId, CustodianId, DeploymentId, KeyId, WallMs};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A custodian's replicated state machine.
@@ -21,6 +23,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Custody {
     custodian: CustodianId,
     identity: [u8; 32],
+    deployment: Option<DeploymentId>,
+    recovery_wait_ms: u64,
 }
 
 impl Custody {
@@ -30,7 +34,25 @@ impl Custody {
         Self {
             custodian,
             identity,
+            deployment: None,
+            recovery_wait_ms: RECOVERY_WAIT_MS,
         }
+    }
+
+    /// For statements signed in `deployment`; without it, all are refused.
+    /// Must be equal on all nodes of the cluster.
+    #[must_use]
+    pub fn serving(mut self, deployment: DeploymentId) -> Self {
+        self.deployment = Some(deployment);
+        self
+    }
+
+    /// With another wait before a recovery ends; its floor holds whatever is
+    /// set. Must be equal on all nodes of the cluster.
+    #[must_use]
+    pub fn with_recovery_wait(mut self, wait_ms: u64) -> Self {
+        self.recovery_wait_ms = wait_ms;
+        self
     }
 }
 
@@ -87,12 +109,29 @@ impl Draft<'_> {
         if let Some(n) = self.chats.get(chat) {
             return *n;
         }
-        let n = u16::try_from(self.openings.len()).expect("commands name at most 256 chats");
-        let opening = self.blinds.chat(n, chat);
-        self.entry.chats.push(HexBytes(opening.commitment()));
-        self.openings.push(opening);
+        let n = u16::try_from(self.entry.chats.len()).expect("commands name at most 256 chats");
+        self.open(OpeningKind::Chat, chat.0);
         self.chats.insert(*chat, n);
         n
+    }
+
+    /// Commits to `value` under a salt of its own.
+    fn open(&mut self, kind: OpeningKind, value: [u8; 32]) {
+        let n =
+            u16::try_from(self.openings.len()).expect("commands name some hundreds of subjects");
+        let opening = self.blinds.opening(n, kind, value);
+        let commitment = HexBytes(opening.commitment());
+        match kind {
+            OpeningKind::Account => self.entry.accounts.push(commitment),
+            OpeningKind::Device => self.entry.devices.push(commitment),
+            OpeningKind::Chat => self.entry.chats.push(commitment),
+        }
+        self.openings.push(opening);
+    }
+
+    fn link(&mut self, number: u64, change: &str) {
+        self.entry.number = Some(number);
+        self.entry.change = Some(change.to_owned());
     }
 
     fn key(&mut self, chat: &ChatId, key: KeyId, outcome: KeyOutcome, version: Option<u32>) {
@@ -163,6 +202,11 @@ impl Run<'_> {
             Command::UseVersion(c) => self.use_version(draft, c),
             Command::DropVersion(c) => self.drop_version(draft, *c),
             Command::Voters(c) => self.voters(draft, c),
+            Command::RegisterAuthority(c) => self.register_authority(draft, c),
+            Command::RotateAuthority(e) => self.rotate_authority(draft, e),
+            Command::RegisterHome(c) => self.register_home(draft, c),
+            Command::AccountStatement(c) => self.account_statement(draft, c),
+            Command::ChatStatement(c) => self.chat_statement(draft, c),
         }
     }
 

@@ -1,5 +1,6 @@
 //! One custodian on a bench: every proposal is followed by a check of the log.
 
+mod chains;
 mod model;
 mod path;
 mod shares;
@@ -17,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const HOUR: u64 = 60 * 60 * 1000;
 const T0: u64 = 1_700_000_000_000;
+const DEPLOYMENT: DeploymentId = DeploymentId([1; 16]);
 
 fn home(name: &str) -> HomeId {
     HomeId::new(name).unwrap()
@@ -67,7 +69,7 @@ impl Bench {
     fn empty() -> Self {
         Self {
             kv: MemKv::default(),
-            machine: Custody::new(custodian("ch"), [2; 32]),
+            machine: Custody::new(custodian("ch"), [2; 32]).serving(DEPLOYMENT),
             clock: T0,
             rng: ChaCha20Rng::seed_from_u64(1),
             index: 0,
