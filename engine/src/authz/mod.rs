@@ -7,6 +7,7 @@
 
 pub mod chain;
 pub mod envelope;
+pub mod grant;
 pub mod identity;
 pub mod membership;
 pub mod standing;
