@@ -24,7 +24,6 @@ mod audit;
 mod codec;
 mod custody;
 mod files;
-mod grants;
 mod importer;
 mod meter;
 mod mutate;
@@ -53,7 +52,6 @@ targets! {
     topology: files::topology();
     descriptor: files::descriptor();
     client_bodies: files::client_bodies();
-    grant: grants::grant();
     log_entry: audit::log_entry();
     log_proofs: audit::log_proofs();
     sealed_bytes: sealed::sealed_bytes();
