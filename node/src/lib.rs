@@ -13,6 +13,8 @@ pub mod config;
 pub mod custodian;
 pub mod dump;
 pub mod embedded;
+#[cfg(feature = "failpoints")]
+pub mod failpoints;
 pub mod home;
 pub mod http;
 mod locked;
@@ -24,3 +26,5 @@ pub mod server;
 pub mod storage;
 pub mod store;
 pub mod wal;
+
+pub use locked::leave_no_core;

@@ -15,6 +15,23 @@ use zeroize::Zeroize;
 
 const SLOT_BYTES: usize = 32;
 
+/// Has the kernel write no core file of this process, whatever ends it: messages
+/// pass through ordinary memory, and a core would keep some of them. Whether it agreed.
+///
+/// Undumpable as well as a limit of 0, for a `core_pattern` that is a pipe ignores
+/// the limit; see prctl(2) (`PR_SET_DUMPABLE`), core(5).
+pub fn leave_no_core() -> bool {
+    let none = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the limit is read from a value that outlives the call.
+    let limited = unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) } == 0;
+    // SAFETY: takes integers only.
+    let undumpable = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } == 0;
+    limited && undumpable
+}
+
 /// Pages of key slots.
 pub struct LockedSlab {
     base: NonNull<u8>,

@@ -91,6 +91,10 @@ pub struct Deployment {
     pub running: BTreeMap<NodeName, Process>,
     /// Extra environment for new processes (failpoints, fake clocks).
     pub env: Vec<(String, String)>,
+    /// Where logs go instead of the nodes' own directories, which may lose their disk.
+    pub logs: Option<PathBuf>,
+    /// Where new processes run with core files of any size allowed.
+    pub cores: Option<PathBuf>,
 }
 
 /// A binary of this workspace, built beside the test that asks for it.
@@ -122,6 +126,8 @@ impl Deployment {
             layout: lay_out(topology, dir)?,
             running: BTreeMap::new(),
             env: Vec::new(),
+            logs: None,
+            cores: None,
         })
     }
 
@@ -176,21 +182,44 @@ impl Deployment {
         Ok(())
     }
 
+    /// Where a node's output goes.
+    pub fn log_of(&self, name: &NodeName) -> PathBuf {
+        match &self.logs {
+            Some(dir) => dir.join(format!("{}-{}.log", name.0, name.1)),
+            None => self.node(name).config.with_file_name("process.log"),
+        }
+    }
+
     /// Starts one node.
     ///
     /// # Errors
     /// When the process cannot be started.
     pub fn start_node(&mut self, name: &NodeName) -> anyhow::Result<()> {
+        self.start_node_with(name, &[])
+    }
+
+    /// Starts one node with more in its environment.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn start_node_with(&mut self, name: &NodeName, env: &[(&str, &str)]) -> anyhow::Result<()> {
         let config = self.node(name).config.clone();
-        let log = config.with_file_name("process.log");
+        let log = self.log_of(name);
         let out = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(&log)?;
-        let child = Command::new(binary("quorate-node")?)
+        let mut command = Command::new(binary("quorate-node")?);
+        if let Some(dir) = &self.cores {
+            command = Command::new("prlimit");
+            command.arg("--core=unlimited").current_dir(dir);
+            command.arg(binary("quorate-node")?);
+        }
+        let child = command
             .arg("--config")
             .arg(&config)
             .envs(self.env.iter().cloned())
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out)

@@ -106,6 +106,26 @@ impl Image {
         Ok(image)
     }
 
+    /// Makes an image with a copy of what `place` holds, and mounts it there.
+    ///
+    /// # Errors
+    /// When a tool fails.
+    pub fn over(
+        place: &Path,
+        dir: &Path,
+        name: &str,
+        size_mib: u64,
+        journal: bool,
+    ) -> anyhow::Result<Self> {
+        let mut image = Self::create(dir, name, size_mib, journal)?;
+        let from = place.join(".");
+        run("cp", &["-a", text(&from)?, text(&image.mount)?])?;
+        image.unmount()?;
+        image.mount = place.to_owned();
+        image.mount()?;
+        Ok(image)
+    }
+
     /// Where it is mounted.
     pub fn dir(&self) -> &Path {
         &self.mount

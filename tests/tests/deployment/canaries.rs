@@ -5,17 +5,15 @@
 //! either. Reading through a quorum is the control that finds it; a file with
 //! the canary planted is the control of the search.
 
-use super::world::{CUSTODIANS, HOME, World, node, run, topology};
+use super::world::{CUSTODIANS, HOME, World, node, offline, run, topology};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use quorate_engine::audit::{self, EntryKind, KeyOutcome};
 use quorate_engine::custody;
 use quorate_engine::custody::protocol::Receipt;
 use quorate_engine::home::read;
-use quorate_engine::types::kv::KvRead;
 use quorate_node::config::Config;
-use quorate_node::pki::Descriptor;
-use quorate_node::{server, storage};
+use quorate_node::storage;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -68,20 +66,6 @@ fn search(dir: &Path, patterns: &[Vec<u8>]) -> (Vec<PathBuf>, u64) {
         }
     }
     (found, total)
-}
-
-/// A stopped node's group, as `look` sees it.
-fn offline<T>(config: &Path, group: u32, look: impl FnOnce(&dyn KvRead) -> T) -> T {
-    let config = Config::load(config).unwrap();
-    let own = Descriptor::load(&config.trust.own).unwrap();
-    let storage = server::open_storage(&config).unwrap();
-    let open = storage
-        .group(group, server::machine(&own).unwrap())
-        .unwrap();
-    let seen = open.reader.view(look).unwrap();
-    drop(open);
-    storage.close().unwrap();
-    seen
 }
 
 /// Every log index at which a stopped custodian recorded released keys, with how many.
@@ -200,4 +184,58 @@ fn dumps_show_structure_and_no_canary(world: &World, patterns: &[Vec<u8>]) {
         assert!(!patterns.iter().any(holds), "{name:?}: the dump tells");
     }
     assert!(snapshots > 0, "no snapshot was built, so none was searched");
+}
+
+/// Leaves a core file with `canary` in it, on purpose; whether the system wrote one.
+fn plant_core(dir: &Path, canary: &[u8; 32]) -> bool {
+    let status = std::process::Command::new("prlimit")
+        .args(["--core=unlimited", "sh", "-c", "kill -ABRT $$"])
+        .env("CANARY", hex::encode(canary))
+        .current_dir(dir)
+        .status();
+    status.is_ok() && std::fs::read_dir(dir).unwrap().next().is_some()
+}
+
+#[test]
+fn a_node_that_aborts_leaves_no_core_with_messages_or_keys() {
+    let canary: [u8; 32] = rand::random();
+    let patterns = patterns(&canary);
+    let mut world = World::lay_out(&topology(1, [1; 3], ""));
+    let dir = |name: &str| {
+        let dir = world.scratch().join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
+    };
+    let (control, cores) = (dir("control"), dir("cores"));
+    if !plant_core(&control, &canary) {
+        let why = "the system writes no core file to the working directory";
+        return quorate_tests::shared::skip("core files", why);
+    }
+    assert_eq!(search(&control, &patterns).0.len(), 1);
+
+    world.d.cores = Some(cores.clone());
+    world.d.start_all().unwrap();
+    world.wait_ready();
+    let chat = world.chat(&hex::encode(canary));
+    let texts: Vec<String> = (0..10)
+        .map(|i| format!("{} number {i}", hex::encode(canary)))
+        .collect();
+    world.send(&chat, &texts);
+    // Read through a quorum, so that custodians release and the home leases.
+    world.d.stop(&node(HOME, 1)).unwrap();
+    world.d.start_node(&node(HOME, 1)).unwrap();
+    world.wait_ready();
+    assert_eq!(world.texts(&chat), texts);
+    let released = |c: &&str| world.metric(&node(c, 1), "quorate_custodian_releases_total") > 0.0;
+    let custodian = CUSTODIANS.into_iter().find(released).unwrap();
+    for name in [node(HOME, 1), node(custodian, 1)] {
+        let mut process = world.d.running.remove(&name).unwrap();
+        process.signal("ABRT").unwrap();
+        let code = process.wait(std::time::Duration::from_secs(20)).unwrap();
+        assert_eq!(code, None, "{name:?} did not abort");
+    }
+    let mut files = Vec::new();
+    files_below(&cores, &mut files);
+    assert!(files.is_empty(), "core files: {files:?}");
+    assert!(search(world.dir(), &patterns).0.is_empty());
 }

@@ -7,8 +7,12 @@
 
 mod canaries;
 mod crashes;
+mod entities;
+mod failpoints;
 mod faults;
 mod freeze;
+mod full_disk;
 mod load;
 mod operations;
+mod shred;
 mod world;

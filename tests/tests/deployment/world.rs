@@ -7,7 +7,11 @@
 use anyhow::Context;
 use quorate_cli::client::{Client, ClientOptions};
 use quorate_engine::api::{Content, CreateChat, NewMessage};
+use quorate_engine::types::kv::KvRead;
+use quorate_node::config::Config;
 use quorate_node::embedded::topology::Topology;
+use quorate_node::pki::Descriptor;
+use quorate_node::server;
 use quorate_tests::deployment::{Deployment, NodeName, binary, http_get};
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -310,4 +314,18 @@ pub async fn all(client: &Client, chat: &str) -> anyhow::Result<Vec<String>> {
 /// Node `id` of `cluster`.
 pub fn node(cluster: &str, id: u64) -> NodeName {
     (cluster.to_owned(), id)
+}
+
+/// A stopped node's group, as `look` sees it.
+pub fn offline<T>(config: &Path, group: u32, look: impl FnOnce(&dyn KvRead) -> T) -> T {
+    let config = Config::load(config).unwrap();
+    let own = Descriptor::load(&config.trust.own).unwrap();
+    let storage = server::open_storage(&config).unwrap();
+    let open = storage
+        .group(group, server::machine(&own).unwrap())
+        .unwrap();
+    let seen = open.reader.view(look).unwrap();
+    drop(open);
+    storage.close().unwrap();
+    seen
 }
