@@ -295,6 +295,15 @@ impl Entity {
         for d in trusted_in(&from)? {
             TrustStore::add(&self.node_dir(node.id).join("trust"), &d)?;
         }
+        // The policy stands beside each node's configuration; a home does not start without it.
+        if let Some(policy) = like.trust.policy.as_deref().filter(|p| p.exists()) {
+            let text = std::fs::read(policy).map_err(|source| FileError::Io {
+                path: policy.to_owned(),
+                source,
+            })?;
+            let path = self.node_dir(node.id).join("policy.toml");
+            files::replace(&path, &text, Access::Public)?;
+        }
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 use super::world::{CUSTODIANS, HOME, World, all, eventually, node, topology};
 use quorate_node::config::Config;
 use quorate_node::embedded::layout::NodeLayout;
+use quorate_tests::deployment::tail;
 use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
@@ -132,7 +133,8 @@ fn new_node(world: &mut World, role: &str, cluster: &str, id: u64, trusting: &[&
         anyhow::ensure!(ran.code == Some(0), "{ran:?}");
         Ok(())
     });
-    added.unwrap();
+    let log = tail(&world.d.log_of(&node(cluster, id.parse().unwrap())));
+    added.unwrap_or_else(|e| panic!("{e:?}\n{log}"));
     world.wait_ready();
     world.wait_equal_states(cluster, Duration::from_secs(30));
 }

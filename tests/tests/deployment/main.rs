@@ -8,10 +8,8 @@
 mod canaries;
 mod crashes;
 mod entities;
-mod failpoints;
 mod faults;
 mod freeze;
-mod full_disk;
 mod load;
 mod operations;
 mod shred;
