@@ -10,6 +10,7 @@ mod crashes;
 mod entities;
 mod faults;
 mod freeze;
+mod full_disk;
 mod load;
 mod operations;
 mod shred;
