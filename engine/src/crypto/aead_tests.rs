@@ -1,8 +1,10 @@
-//! Published vectors through our boundary, and through the same crate for the
-//! cipher below it.
+//! Published vectors through our boundary and through an implementation in
+//! Rust, which must agree with ours on everything else too.
 
 use super::*;
-use chacha20poly1305::ChaCha20Poly1305;
+use chacha20poly1305::aead::{AeadInOut, KeyInit};
+use chacha20poly1305::{ChaCha20Poly1305, XChaCha20Poly1305};
+use proptest::prelude::*;
 
 const WYCHEPROOF: &str = include_str!("../../testdata/wycheproof-aead.txt");
 /// Vectors in the file; a truncated file must not pass.
@@ -108,19 +110,60 @@ fn xchacha_draft_vector() {
 }
 
 #[test]
-fn nothing_is_written_unless_the_tag_holds() {
+fn nothing_is_left_unless_the_tag_holds() {
     let mut sealed = seal(&[1; 32], [2; 24], b"aad", b"plaintext");
     *sealed.last_mut().unwrap() ^= 1;
-    let mut out = [0; 9];
+    let mut out = [7; 9];
     assert_eq!(
         open_into(&[1; 32], b"aad", &sealed, &mut out),
         Err(Mismatch)
     );
     assert_eq!(out, [0; 9]);
+    let mut sealed = seal(&[1; 32], [2; 24], b"aad", &[3; 70_000]);
+    sealed[NONCE_LEN] ^= 1;
+    let mut out = vec![7; 70_000];
+    assert_eq!(
+        open_into(&[1; 32], b"aad", &sealed, &mut out),
+        Err(Mismatch)
+    );
+    assert!(out.iter().all(|b| *b == 0));
     for len in 0..OVERHEAD {
         assert_eq!(
             open(&[1; 32], b"aad", &sealed[..len]).unwrap_err(),
             Mismatch
         );
+    }
+}
+
+/// What the backend before this one made of the same input.
+fn in_rust(key: &[u8; 32], nonce: [u8; NONCE_LEN], aad: &[u8], plaintext: &[u8]) -> Vec<u8> {
+    let mut body = plaintext.to_vec();
+    let tag = XChaCha20Poly1305::new(key.into())
+        .encrypt_inout_detached(&nonce.into(), aad, body.as_mut_slice().into())
+        .unwrap();
+    [&nonce[..], &body, &tag].concat()
+}
+
+#[test]
+fn every_length_around_a_block_seals_as_in_rust() {
+    let text: Vec<u8> = (0..70_000u32).map(|i| (i * 7) as u8).collect();
+    for len in (0..1100).chain([4095, 4096, 4097, 65_535, 65_536, 65_537, 70_000]) {
+        let (key, nonce) = ([len as u8; 32], [(len >> 3) as u8; NONCE_LEN]);
+        let aad = &text[..len % 41];
+        let sealed = seal(&key, nonce, aad, &text[..len]);
+        assert_eq!(sealed, in_rust(&key, nonce, aad, &text[..len]), "{len}");
+        assert_eq!(open(&key, aad, &sealed).unwrap()[..], text[..len], "{len}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn seals_as_in_rust(
+        key in any::<[u8; 32]>(),
+        nonce in any::<[u8; NONCE_LEN]>(),
+        aad in proptest::collection::vec(any::<u8>(), 0..200),
+        text in proptest::collection::vec(any::<u8>(), 0..3000),
+    ) {
+        prop_assert_eq!(seal(&key, nonce, &aad, &text), in_rust(&key, nonce, &aad, &text));
     }
 }
