@@ -149,6 +149,9 @@ impl From<WalError> for io::Error {
 pub struct WalOptions {
     /// Size at which a new segment is begun, in bytes.
     pub segment_bytes: u64,
+    /// Most zeros written ahead of the records, in bytes: a record that takes their place
+    /// changes no length and no block map, so its fdatasync has only data to write.
+    pub ahead_bytes: u64,
     /// Entry payloads kept in memory after they were written, in bytes, for all groups together.
     pub cache_bytes: usize,
     /// What to do when a durable write fails.
@@ -161,6 +164,7 @@ impl Default for WalOptions {
     fn default() -> Self {
         Self {
             segment_bytes: 64 << 20,
+            ahead_bytes: 1 << 20,
             cache_bytes: 16 << 20,
             fatal: Fatal::default(),
             disk: Arc::new(RealDisk),

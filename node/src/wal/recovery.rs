@@ -5,6 +5,10 @@
 //! segment header, every valid record header, *including those that lie behind
 //! the damage*. Damage at or below that point is a disk that lost acknowledged
 //! data; a node must not guess, so it refuses and is replaced.
+//!
+//! Zeros up to the end of a file are what the writer puts ahead of records. In
+//! the newest segment they end the log by the same rule; in an older one they
+//! are fine only if the next segment goes on with the very next sequence.
 
 use super::disk::{Disk, DiskFile, read_all};
 use super::format::{
@@ -78,6 +82,8 @@ pub struct Record<'a> {
 pub enum ScanEnd {
     /// At the end of the file.
     Clean,
+    /// At nothing but zeros up to the end of the file, as the writer puts them ahead of records.
+    Zeros(u64),
     /// At bytes that are not the expected record.
     Invalid(u64),
 }
@@ -98,6 +104,9 @@ pub fn scan_segment<E>(
             return Ok(ScanEnd::Clean);
         }
         let invalid = Ok(ScanEnd::Invalid(at as u64));
+        if bytes[at] == 0 && bytes[at..].iter().all(|b| *b == 0) {
+            return Ok(ScanEnd::Zeros(at as u64));
+        }
         let Some(h) = RecordHeader::decode(&bytes[at..], &header.wal_id, header.segment) else {
             return invalid;
         };
@@ -331,6 +340,20 @@ impl Scan<'_> {
         })?;
         self.state.report.records += seq - header.first_seq;
         let mut len = bytes.len() as u64;
+        if let ScanEnd::Zeros(offset) = end {
+            // Only the next segment can say that no record stood where zeros are now.
+            let complete = if is_last {
+                claimed < seq
+            } else {
+                self.first_seq_after(path, number)? == Some(seq)
+            };
+            if !complete {
+                return Err(damaged(offset, seq, claimed.max(seq)));
+            }
+            file.set_len(offset)
+                .map_err(|e| WalError::io("trim", path, e))?;
+            len = offset;
+        }
         if let ScanEnd::Invalid(offset) = end {
             let behind = claims_behind(&bytes, offset as usize, &header.wal_id, number);
             claimed = claimed.max(behind.unwrap_or(0));
@@ -348,6 +371,20 @@ impl Scan<'_> {
         self.state.active_len = len;
         self.state.files.insert(number, file);
         Ok(())
+    }
+
+    /// Sequence with which the segment behind `number` begins, if its header is valid.
+    fn first_seq_after(&self, path: &Path, number: u64) -> Result<Option<u64>, WalError> {
+        let next = segment_path(path.parent().unwrap_or(Path::new("")), number + 1);
+        let io = |e| WalError::io("read", &next, e);
+        let file = self.disk.open(&next).map_err(io)?;
+        let len = file.len().map_err(io)?.min(SEGMENT_HEADER_BYTES as u64);
+        let mut bytes = vec![0; len as usize];
+        file.read_exact_at(&mut bytes, 0).map_err(io)?;
+        let header = SegmentHeader::decode(&bytes).ok();
+        Ok(header
+            .filter(|h| h.segment == number + 1 && h.wal_id == self.ledger.wal_id)
+            .map(|h| h.first_seq))
     }
 }
 

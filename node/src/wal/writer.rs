@@ -21,6 +21,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes that are written before one fdatasync, at most.
 pub const BATCH_BYTES_MAX: usize = 8 << 20;
+/// Zeros are written ahead for so many batches of the size just written.
+const AHEAD_BATCHES: u64 = 16;
 /// Segments kept before small groups' live entries are moved to let old ones go.
 pub const PINNED_SEGMENTS_MAX: usize = 3;
 /// Live bytes of a group that are still moved; a busier group purges by itself.
@@ -69,6 +71,8 @@ pub struct Writer {
     active: u64,
     file: Arc<dyn DiskFile>,
     len: u64,
+    /// Length of the active file: `len`, and the zeros written ahead.
+    file_len: u64,
     next_seq: u64,
     durable: u64,
     /// Copies in memory, oldest first.
@@ -132,6 +136,7 @@ impl Writer {
             active,
             file,
             len,
+            file_len: len,
             next_seq: start.next_seq,
             durable: start.next_seq - 1,
             cached: VecDeque::new(),
@@ -165,7 +170,8 @@ impl Writer {
                 return;
             }
         }
-        if let Err(e) = self.sync().and_then(|()| self.write_ledger(true)) {
+        let end = self.sync().and_then(|()| self.trim());
+        if let Err(e) = end.and_then(|()| self.write_ledger(true)) {
             self.shared.fail(&e);
         }
     }
@@ -250,6 +256,37 @@ impl Writer {
             s.records += ops.len() as u64;
             s.bytes += buf.len() as u64;
         });
+        self.write_ahead(buf.len())
+    }
+
+    /// Writes zeros behind the records once these have used up the last ones.
+    /// They reach the disk with the sync that the records need anyway. As many
+    /// as batches like this one will use: a disk that fills up is soon noticed.
+    fn write_ahead(&mut self, batch: usize) -> Result<(), WalError> {
+        if self.len <= self.file_len {
+            return Ok(());
+        }
+        let options = &self.shared.options;
+        let ahead = (batch as u64 * AHEAD_BATCHES).min(options.ahead_bytes);
+        let to = (self.len + ahead).min(options.segment_bytes);
+        self.file_len = self.len.max(to);
+        // Below `usize`: at most the segment's and the option's size, both memory-sized.
+        let zeros = vec![0; (self.file_len - self.len) as usize];
+        self.file
+            .write_all_at(&zeros, self.len)
+            .map_err(|e| WalError::io("extend", &segment_path(&self.shared.dir, self.active), e))
+    }
+
+    /// Cuts the zeros off a segment that gets no more records. Not synced: where
+    /// a power cut brings them back, recovery knows them for what they are.
+    fn trim(&mut self) -> Result<(), WalError> {
+        if self.file_len > self.len {
+            let path = || segment_path(&self.shared.dir, self.active);
+            self.file
+                .set_len(self.len)
+                .map_err(|e| WalError::io("trim", &path(), e))?;
+            self.file_len = self.len;
+        }
         Ok(())
     }
 
@@ -320,10 +357,12 @@ impl Writer {
 
     fn roll(&mut self) -> Result<(), WalError> {
         self.sync()?;
+        self.trim()?;
         let next = self.active + 1;
         self.file = create_segment(&self.shared, next, self.next_seq)?;
         self.active = next;
         self.len = SEGMENT_HEADER_BYTES as u64;
+        self.file_len = self.len;
         self.collect_due = true;
         Ok(())
     }

@@ -14,6 +14,7 @@ const DIR: &str = "/wal";
 fn options(disk: &TestDisk, segment_bytes: u64) -> WalOptions {
     WalOptions {
         segment_bytes,
+        ahead_bytes: 150,
         cache_bytes: 256,
         fatal: Fatal::new(|_| {}),
         disk: Arc::new(disk.clone()),
@@ -243,6 +244,77 @@ fn headers_behind_the_damage_are_believed() {
             "record {number}, byte {at}"
         );
     }
+}
+
+/// Zeros ahead of the records, as every stop without warning leaves them.
+#[test]
+fn zeros_behind_the_records_end_the_log_and_hide_no_loss() {
+    let disk = TestDisk::default();
+    let states = sample(&disk);
+    let files = disk.files();
+    let last = states.len() - 1;
+    let segments: Vec<_> = files
+        .keys()
+        .filter(|p| p.extension().is_some())
+        .cloned()
+        .collect();
+    assert!(segments.len() >= 3);
+    let mut all = files.clone();
+    for path in &segments {
+        let mut padded = files.clone();
+        padded.get_mut(path).unwrap().extend([0; 500]);
+        assert_eq!(outcome(padded, &states, "padded"), Some(last));
+        all.get_mut(path).unwrap().extend([0; 500]);
+        // One byte among the zeros is no padding: cut at the end, refused before it.
+        let mut marked = files.clone();
+        marked.get_mut(path).unwrap().extend([0; 500]);
+        *marked.get_mut(path).unwrap().last_mut().unwrap() = 1;
+        let newest = path == segments.last().unwrap();
+        let expected = newest.then_some(last);
+        assert_eq!(outcome(marked, &states, "marked"), expected);
+        // Zeros in place of records: from any offset to the end, and beyond it.
+        for from in 0..files[path].len() {
+            let mut lost = files.clone();
+            let bytes = lost.get_mut(path).unwrap();
+            let len = bytes.len();
+            bytes.truncate(from);
+            bytes.resize(len + 500, 0);
+            let what = format!("{} zeros from {from}", path.display());
+            if files[path][from..].iter().all(|b| *b == 0) {
+                continue;
+            }
+            assert_eq!(outcome(lost, &states, &what), None, "{what}");
+        }
+    }
+    let wal = open(&TestDisk::with(all)).unwrap();
+    assert_eq!(&all_seen(&wal), states.last().unwrap());
+    assert_eq!(wal.report().cut_bytes, 0, "zeros are not a cut");
+}
+
+#[test]
+fn records_take_the_place_of_zeros_that_are_durable() {
+    let disk = TestDisk::default();
+    let wal = Wal::open(Path::new(DIR), options(&disk, 1 << 20)).unwrap();
+    let path = PathBuf::from("/wal/0000000000000001.wal");
+    let g = wal.group(0);
+    let (mut grew, mut durable_len) = (0, 64);
+    for i in 1..=60 {
+        append(&g, vec![entry(1, i, b"payload")]);
+        // What a power cut that loses everything unsynced would leave.
+        let durable = disk.cut(|| false).files()[&path].clone();
+        grew += u64::from(durable.len() != durable_len);
+        durable_len = durable.len();
+        let left = Wal::open(Path::new(DIR), options(&disk.cut(|| false), 1 << 20)).unwrap();
+        assert_eq!(left.group(0).bounds().1, Some(pos(1, i)));
+        assert_eq!(left.report().cut_bytes, 0);
+    }
+    let record = 40 + 4 + 36 + 7;
+    assert!(
+        (10..=40).contains(&grew),
+        "60 records of {record} bytes with 150 ahead lengthened the file {grew} times"
+    );
+    wal.close();
+    assert_eq!(disk.files()[&path].len(), 64 + 60 * record);
 }
 
 #[test]
