@@ -77,6 +77,7 @@ fn seeded_deployments_keep_every_invariant_and_come_to_rest() {
             "Abandoned",
             "Acknowledged",
             "Collected",
+            "Confirmed",
             "Left",
             "Liar",
             "Read",

@@ -14,13 +14,15 @@
 //! secret happens on the leader before (`prepare_*`) or after (`finish_release`)
 //! and never enters the raft log. [`Committed`] is how "recorded first" (P4) is
 //! kept by type: a share can be unwrapped only out of the reply to a committed
-//! entry.
+//! entry. [`Departures`] says when a shred or a freeze may be confirmed: when
+//! nothing released before it can leave any more.
 //!
 //! Deliberately not here: sockets, caches, the vault file, retries, batching
 //! policy (`node::custodian`), and who may ask at all (`authz`).
 
 mod apply;
 mod command;
+mod departure;
 mod leader;
 pub mod protocol;
 mod reply;
@@ -36,6 +38,7 @@ pub use command::{
     REASON_BYTES_MAX, RegisterAuthority, RegisterHome, Release, Shred, Stamped, StoreItem,
     StoreShares, Thaw, UseVersion, VOTERS_MAX, Voters, Wrapped,
 };
+pub use departure::{DEPARTURE_MS_MAX, Departure, Departures, Restricted, SETTLED_MS};
 pub use leader::{
     LeaseSender, Place, PreparedStore, RequestError, StoreDecision, WrappingKeys, check_store,
     finish_release, open_session, prepare_abandon, prepare_release, prepare_store,

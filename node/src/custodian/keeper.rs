@@ -78,6 +78,9 @@ pub(super) async fn run(custodian: Custodian, stop: CancellationToken) {
     let mut said = String::new();
     loop {
         let lead = custodian.0.consensus.lead();
+        if lead.is_leader {
+            custodian.0.gate.leads(lead.term);
+        }
         let fresh = lead.is_leader && custodian.0.ready_term.load(Ordering::Acquire) != lead.term;
         let tick = custodian.0.options.tick;
         if fresh || looked.is_none_or(|at| at.elapsed() >= tick) {

@@ -20,6 +20,7 @@ mod batch;
 mod cache;
 mod clock;
 mod consensus;
+mod departure;
 mod figures;
 mod internal;
 mod keeper;
@@ -115,6 +116,7 @@ struct Inner {
     ring: RwLock<Arc<Ring>>,
     /// The term in which this node, as leader, was seen to hold every live key version; 0: none.
     ready_term: AtomicU64,
+    gate: departure::Gate,
     batcher: batch::Batcher,
     cache: cache::Cache,
     pool: pool::Pool,
@@ -165,6 +167,7 @@ impl Custodian {
             vault: Arc::new(Mutex::new(parts.vault)),
             ring: RwLock::new(ring),
             ready_term: AtomicU64::new(0),
+            gate: departure::Gate::new(),
             batcher,
             cache: cache::Cache::default(),
             pool: pool::Pool::new(),

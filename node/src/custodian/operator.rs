@@ -143,6 +143,13 @@ impl Custodian {
         }
     }
 
+    /// Records a restriction, and confirms it once no share that it forbids can leave any more.
+    async fn restrict(&self, command: Command) -> Result<Recorded<Effect>, OperatorProblem> {
+        let recorded = self.record(command).await?;
+        self.0.gate.confirmed(recorded.position.term).await;
+        Ok(recorded)
+    }
+
     async fn plain(&self, command: Command) -> Result<Recorded, OperatorProblem> {
         let r = self.record(command).await?;
         Ok(Recorded {
@@ -153,7 +160,7 @@ impl Custodian {
         })
     }
 
-    /// Stops releases in `scope`. Works even while the leader's clock is off.
+    /// Stops releases in `scope`: when this returns, none that was committed before leaves any more. Works even while the leader's clock is off.
     ///
     /// # Errors
     /// [`OperatorProblem`].
@@ -163,12 +170,19 @@ impl Custodian {
         scope: FreezeScope,
         reason: String,
     ) -> Result<Recorded, OperatorProblem> {
-        self.plain(Command::Freeze(Freeze {
-            operator,
-            reason,
-            scope,
-        }))
-        .await
+        let r = self
+            .restrict(Command::Freeze(Freeze {
+                operator,
+                reason,
+                scope,
+            }))
+            .await?;
+        Ok(Recorded {
+            entry: r.entry,
+            position: r.position,
+            changed: r.changed,
+            value: (),
+        })
     }
 
     /// Resumes releases in `scope`.
@@ -189,7 +203,8 @@ impl Custodian {
         .await
     }
 
-    /// Destroys shares for ever; one outcome per key, in order.
+    /// Destroys shares for ever; one outcome per key, in order. When this returns, no
+    /// release of them that was committed before leaves any more.
     ///
     /// # Errors
     /// [`OperatorProblem`].
@@ -204,7 +219,7 @@ impl Custodian {
             reason,
             keys,
         });
-        let r = self.record(command).await?;
+        let r = self.restrict(command).await?;
         let Effect::Shredded(value) = r.value else {
             let why = format!("the shred was answered by {:?}", r.value);
             return Err(OperatorProblem::Unknown(why));

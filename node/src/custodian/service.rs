@@ -1,10 +1,11 @@
 //! What a home asks, answered on the leader.
 
 use super::consensus::{SubmitError, view};
+use super::departure::Leaving;
 use super::pool::INLINE_SHARES_MAX;
 use super::{Custodian, RETRY_MS, cache};
 use crate::config::ClusterRole;
-use crate::peer::{PeerIdentity, Service, ServiceError};
+use crate::peer::{Answer, PeerIdentity, Service, ServiceError};
 use bytes::Bytes;
 use fail::fail_point;
 use futures::future::BoxFuture;
@@ -36,11 +37,23 @@ impl Service for HomeService {
         from: PeerIdentity,
         body: Bytes,
     ) -> BoxFuture<'_, Result<Vec<u8>, ServiceError>> {
+        let answer = self.answer(from, body);
+        Box::pin(async move { Ok(answer.await?.body) })
+    }
+
+    fn answer(
+        &self,
+        from: PeerIdentity,
+        body: Bytes,
+    ) -> BoxFuture<'_, Result<Answer, ServiceError>> {
         Box::pin(async move {
             let request = codec::decode("request to a custodian", PROTOCOL_VERSION, &body)
                 .map_err(|e| ServiceError::Invalid(e.to_string()))?;
-            let reply = self.0.answer(&from, request).await;
-            Ok(codec::encode(PROTOCOL_VERSION, &reply))
+            let (reply, leaving) = self.0.answer_held(&from, request).await;
+            Ok(Answer {
+                body: codec::encode(PROTOCOL_VERSION, &reply),
+                departing: leaving.map(Leaving::departing),
+            })
         })
     }
 }
@@ -73,8 +86,18 @@ impl From<SubmitError> for Box<CustodianReply> {
 type Answered<T> = Result<T, Box<CustodianReply>>;
 
 impl Custodian {
-    /// Answers one request of a home whose certificate said `from`.
+    /// Answers one request of a home whose certificate said `from`. The answer counts as out
+    /// when this returns: a service that sends it must go through [`HomeService`].
     pub async fn answer(&self, from: &PeerIdentity, request: CustodianRequest) -> CustodianReply {
+        self.answer_held(from, request).await.0
+    }
+
+    /// An answer with shares comes with what holds restrictions' confirmations until it is out.
+    async fn answer_held(
+        &self,
+        from: &PeerIdentity,
+        request: CustodianRequest,
+    ) -> (CustodianReply, Option<Leaving>) {
         let kind = match &request {
             CustodianRequest::SealingKey => "sealing_key",
             CustodianRequest::Store(_) => "store",
@@ -82,12 +105,15 @@ impl Custodian {
             CustodianRequest::Abandon(_) => "abandon",
             CustodianRequest::Feed { .. } => "feed",
         };
-        let reply = match self.0.requests.try_acquire() {
-            Err(_) => *busy(format!("{} requests are in work", super::REQUESTS_MAX)),
+        let (reply, leaving) = match self.0.requests.try_acquire() {
+            Err(_) => {
+                let max = super::REQUESTS_MAX;
+                (*busy(format!("{max} requests are in work")), None)
+            }
             Ok(_permit) => self
                 .route(from, request)
                 .await
-                .unwrap_or_else(|instead| *instead),
+                .unwrap_or_else(|instead| (*instead, None)),
         };
         let result = match &reply {
             CustodianReply::NotLeader { .. } => "not_leader",
@@ -98,16 +124,16 @@ impl Custodian {
         };
         self.0.figures.request(kind, result);
         fail_point!("custodian-before-reply");
-        reply
+        (reply, leaving)
     }
 
     async fn route(
         &self,
         from: &PeerIdentity,
         request: CustodianRequest,
-    ) -> Answered<CustodianReply> {
+    ) -> Answered<(CustodianReply, Option<Leaving>)> {
         self.ready()?;
-        match request {
+        let reply = match request {
             CustodianRequest::SealingKey => self.sealing_key(),
             CustodianRequest::Store(r) => {
                 let who = self.authorise(from, &r.home, r.deployment, None)?;
@@ -115,14 +141,16 @@ impl Custodian {
             }
             CustodianRequest::Release(r) => {
                 let who = self.authorise(from, &r.home, r.deployment, Some(r.node))?;
-                self.release(&who, r).await
+                let (reply, leaving) = self.release(&who, r).await?;
+                return Ok((reply, Some(leaving)));
             }
             CustodianRequest::Abandon(r) => {
                 let who = self.authorise(from, &r.home, r.deployment, None)?;
                 self.abandon(&who, &r).await
             }
             CustodianRequest::Feed { .. } => self.feed().await,
-        }
+        };
+        Ok((reply?, None))
     }
 
     /// Whether this node may answer: it leads, and holds every live key version.
@@ -273,8 +301,13 @@ impl Custodian {
         Ok(receiver)
     }
 
-    async fn release(&self, who: &Authorised, request: ReleaseRequest) -> Answered<CustodianReply> {
+    async fn release(
+        &self,
+        who: &Authorised,
+        request: ReleaseRequest,
+    ) -> Answered<(CustodianReply, Leaving)> {
         let command = prepare_release(&self.0.place, who, &request).map_err(invalid)?;
+        let leaving = self.0.gate.begin();
         fail_point!("custodian-release-before-propose");
         let committed = self.submit(command).await?;
         fail_point!("custodian-release-after-commit");
@@ -285,6 +318,10 @@ impl Custodian {
                 return Err(invalid(format!("the release was answered by {effect:?}")));
             }
         };
+        if !leaving.may_leave() {
+            let reason = "the release was committed too late to be sent; ask again".into();
+            return Err(Box::new(CustodianReply::Unknown { reason }));
+        }
         let lease_key = granted.value().lease_key;
         let cached = self.0.cache.lease(&lease_key, Instant::now());
         let small = cached.is_some() && granted.value().results.len() <= INLINE_SHARES_MAX;
@@ -312,7 +349,7 @@ impl Custodian {
         };
         let reply = self.0.pool.run(small, work).await.map_err(busy)??;
         self.0.figures.released(&reply);
-        Ok(CustodianReply::Release(reply))
+        Ok((CustodianReply::Release(reply), leaving))
     }
 
     async fn abandon(

@@ -24,6 +24,7 @@ use futures::future::BoxFuture;
 use quorate_engine::types::NodeId;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::time::Instant;
 
 /// Names a service on the wire.
 pub type ServiceId = u16;
@@ -132,11 +133,43 @@ impl CallError {
     }
 }
 
+/// An answer, and until when it may be sent.
+pub struct Answer {
+    /// What is sent.
+    pub body: Vec<u8>,
+    /// `None`: whenever.
+    pub departing: Option<Departing>,
+}
+
+/// Holds an answer to a deadline: the connection hands it to the socket before
+/// `until`, or gives it up and closes if it has begun to.
+pub struct Departing {
+    /// The deadline.
+    pub until: Instant,
+    /// Dropped once the answer was handed over whole, or will not be.
+    pub guard: Box<dyn Send>,
+}
+
 /// Something that answers requests of peers.
 pub trait Service: Send + Sync + 'static {
     /// Answers one request. `from` is proven by its certificate and passed the role check of [`Allow`].
     fn call(&self, from: PeerIdentity, body: Bytes)
     -> BoxFuture<'_, Result<Vec<u8>, ServiceError>>;
+
+    /// As [`Service::call`], for services whose answers must not leave late.
+    fn answer(
+        &self,
+        from: PeerIdentity,
+        body: Bytes,
+    ) -> BoxFuture<'_, Result<Answer, ServiceError>> {
+        let answer = self.call(from, body);
+        Box::pin(async move {
+            Ok(Answer {
+                body: answer.await?,
+                departing: None,
+            })
+        })
+    }
 }
 
 /// Who may use a service.

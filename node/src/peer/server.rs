@@ -1,7 +1,7 @@
 //! The answering side of the peer plane.
 
 use super::frame::{self, BODY_BYTES_MAX, Frame, FrameError, Kind};
-use super::{Allow, PeerIdentity, Service, ServiceError, ServiceId};
+use super::{Allow, Answer, PeerIdentity, Service, ServiceError, ServiceId};
 use crate::pki::{CertIdentity, CertSource, TrustStore, ca, tls};
 use bytes::BytesMut;
 use futures::FutureExt;
@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -72,7 +72,7 @@ struct Peer {
 
 struct Outcome {
     id: u64,
-    result: Result<Vec<u8>, ServiceError>,
+    result: Result<Answer, ServiceError>,
 }
 
 enum ToWrite {
@@ -293,12 +293,12 @@ impl PeerServer {
         };
         let (replies, from) = (replies.clone(), peer.who.clone());
         tokio::spawn(async move {
-            let answer = AssertUnwindSafe(registered.service.call(from, frame.body)).catch_unwind();
+            let answer =
+                AssertUnwindSafe(registered.service.answer(from, frame.body)).catch_unwind();
             let result = match answer.await {
-                Ok(Ok(body)) if body.len() > BODY_BYTES_MAX => Err(ServiceError::Failed(format!(
-                    "the reply has {} bytes",
-                    body.len()
-                ))),
+                Ok(Ok(answer)) if answer.body.len() > BODY_BYTES_MAX => Err(ServiceError::Failed(
+                    format!("the reply has {} bytes", answer.body.len()),
+                )),
                 Ok(result) => result,
                 Err(_) => Err(ServiceError::Failed(
                     "the service panicked; see this node's log".into(),
@@ -311,12 +311,23 @@ impl PeerServer {
     }
 }
 
+/// An answer whose deadline passed while it waited is not sent.
+fn in_time(result: Result<Answer, ServiceError>) -> Result<Answer, ServiceError> {
+    result.and_then(|answer| match &answer.departing {
+        Some(d) if d.until <= Instant::now() => Err(ServiceError::Failed(
+            "the answer was ready too late to be sent; ask again".into(),
+        )),
+        _ => Ok(answer),
+    })
+}
+
 async fn write(
     mut writer: WriteHalf<TlsStream<TcpStream>>,
     mut queue: mpsc::Receiver<ToWrite>,
 ) -> String {
     let mut batch = Vec::new();
     let mut buffer = BytesMut::new();
+    let mut leaving = Vec::new();
     loop {
         if queue.recv_many(&mut batch, WRITE_BATCH_MAX).await == 0 {
             return "closed".into();
@@ -324,23 +335,29 @@ async fn write(
         for item in batch.drain(..) {
             match item {
                 ToWrite::Pong => frame::put(&mut buffer, Kind::Pong, 0, 0, &[]),
-                ToWrite::Outcome(Outcome {
-                    id,
-                    result: Ok(body),
-                }) => {
-                    frame::put(&mut buffer, Kind::Reply, 0, id, &body);
-                }
-                ToWrite::Outcome(Outcome { id, result: Err(e) }) => {
-                    frame::put(&mut buffer, Kind::Error, 0, id, &codec::encode(1, &e));
-                }
+                ToWrite::Outcome(Outcome { id, result }) => match in_time(result) {
+                    Ok(answer) => {
+                        frame::put(&mut buffer, Kind::Reply, 0, id, &answer.body);
+                        leaving.extend(answer.departing);
+                    }
+                    Err(e) => frame::put(&mut buffer, Kind::Error, 0, id, &codec::encode(1, &e)),
+                },
             }
         }
+        let now = Instant::now();
+        let wait = leaving
+            .iter()
+            .map(|d| d.until.saturating_duration_since(now))
+            .fold(WRITE_WAIT_MAX, Duration::min);
         let all = async {
             writer.write_all(&buffer).await?;
             writer.flush().await
         };
-        match tokio::time::timeout(WRITE_WAIT_MAX, all).await {
-            Ok(Ok(())) => buffer.clear(),
+        match tokio::time::timeout(wait, all).await {
+            Ok(Ok(())) => {
+                buffer.clear();
+                leaving.clear();
+            }
             Ok(Err(e)) => return format!("write failed: {e}"),
             Err(_) => return "the peer does not read".into(),
         }

@@ -14,7 +14,8 @@ use quorate_engine::crypto::sign::SigningKey;
 use quorate_engine::custody::protocol::*;
 use quorate_engine::custody::*;
 use quorate_engine::types::kv::{Machine, Position};
-use quorate_engine::types::{CustodianId, KeyId, SessionId, Share, WrappingKey};
+use quorate_engine::types::{ChatId, CustodianId, KeyId, Mono, SessionId, Share, WrappingKey};
+use rand::RngExt;
 use rand_chacha::ChaCha20Rng;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,11 +33,28 @@ pub enum Ticket {
     /// A store and the request it came from.
     Store(Box<PreparedStore>),
     /// A release.
-    Release(Box<ReleaseRequest>),
+    Release(Box<ReleaseRequest>, Departure),
+    /// A shred or a freeze: the chats and keys it forbids.
+    Restriction(Vec<Forbidden>),
     /// Abandonments.
     Abandon,
     /// Nobody waits.
     Nobody,
+}
+
+/// What a restriction forbids: a chat, a key, or (neither) all.
+pub type Forbidden = (Option<ChatId>, Option<KeyId>);
+
+/// A committed restriction that is not confirmed yet.
+pub struct Unconfirmed {
+    /// The leader that committed it.
+    pub incarnation: u64,
+    /// What it waits for.
+    pub restricted: Restricted,
+    /// Its log entry.
+    pub entry: u64,
+    /// What it forbids.
+    pub forbidden: Vec<Forbidden>,
 }
 
 struct Vault(WrappingKey);
@@ -69,6 +87,9 @@ pub struct Custodian {
     receivers: BTreeMap<SessionId, Receiver>,
     senders: BTreeMap<[u8; 32], LeaseSender>,
     tickets: BTreeMap<u64, (u64, u64, Ticket)>,
+    departures: Departures,
+    /// Releases of deposed leaders that live on and have not noticed.
+    former: BTreeMap<u64, (u64, u64, Ticket)>,
 }
 
 fn operator() -> Operator {
@@ -115,6 +136,8 @@ impl Custodian {
             receivers: BTreeMap::new(),
             senders: BTreeMap::new(),
             tickets: BTreeMap::new(),
+            departures: Departures::default(),
+            former: BTreeMap::new(),
         }
     }
 
@@ -158,14 +181,22 @@ impl Custodian {
         out
     }
 
-    /// Its leader dies: what it had in memory is gone, another replica leads.
-    pub fn depose(&mut self, leader: usize) {
+    /// Another replica leads. What the old leader had in memory is gone, if it
+    /// died; else it goes on answering releases of which it hears that they are committed.
+    pub fn depose(&mut self, leader: usize, now: Mono, dies: bool) {
+        let tickets = std::mem::take(&mut self.tickets);
+        if !dies {
+            let release = |t: &(u64, u64, Ticket)| matches!(t.2, Ticket::Release(..));
+            self.former
+                .extend(tickets.into_iter().filter(|(_, t)| release(t)));
+        }
+        self.departures = Departures::default();
         self.incarnation += 1;
         self.cluster.term += 1;
         self.cluster.leader = leader;
+        self.departures.leads(self.cluster.term, now);
         self.receivers.clear();
         self.senders.clear();
-        self.tickets.clear();
     }
 
     /// Freeze, thaw or shred by its operators.
@@ -282,12 +313,13 @@ impl World {
                         .expect("memory does not fail");
                     return self.release(number, leader, call, request, at, &reply);
                 }
+                let departure = c.departures.begin(self.now);
                 self.custodian_propose(
                     number,
                     vec![command],
                     leader,
                     call,
-                    Ticket::Release(Box::new(request.clone())),
+                    Ticket::Release(Box::new(request.clone()), departure),
                 );
             }
             CustodianRequest::Abandon(request) => {
@@ -334,9 +366,15 @@ impl World {
         ticket: u64,
         result: Option<(Position, Vec<u8>)>,
     ) {
-        let Some((leader, call, ticket)) = self.custodians[number].tickets.remove(&ticket) else {
+        let c = &mut self.custodians[number];
+        let found = c.tickets.remove(&ticket);
+        let Some((leader, call, ticket)) = found.or_else(|| c.former.remove(&ticket)) else {
             return;
         };
+        if let Ticket::Release(_, departure) = &ticket {
+            // Nothing happens between here and the answer.
+            c.departures.end(departure);
+        }
         let Some((at, reply)) = result else {
             let reason = "not known".to_owned();
             return self.answer(
@@ -365,8 +403,49 @@ impl World {
                     );
                 }
             }
-            Ticket::Release(request) => self.release(number, leader, call, &request, at, &reply),
+            Ticket::Release(request, departure) => {
+                if departure.may_leave(self.now) || self.mutant == Some(Mutant::ReleasesLate) {
+                    self.release(number, leader, call, &request, at, &reply);
+                }
+            }
+            Ticket::Restriction(forbidden) => {
+                let applied = done.remove(0).into_value();
+                if let Effect::Done | Effect::Unchanged | Effect::Shredded(_) = applied.effect {
+                    let c = &mut self.custodians[number];
+                    let waits = Unconfirmed {
+                        incarnation: c.incarnation,
+                        restricted: c.departures.restricted(at.term, self.now),
+                        entry: applied.entry.index,
+                        forbidden,
+                    };
+                    self.confirm(number, waits);
+                }
+            }
             Ticket::Nobody => {}
+        }
+    }
+
+    /// Tells the operators that a restriction is done, now or when it is.
+    pub fn confirm(&mut self, number: usize, waits: Unconfirmed) {
+        let c = &self.custodians[number];
+        if waits.incarnation != c.incarnation {
+            return;
+        }
+        if self.mutant != Some(Mutant::ConfirmsAtCommit)
+            && let Some(at) = c.departures.confirmable_at(&waits.restricted, self.now)
+        {
+            // Some look again early: what it waited for may have ended.
+            let delay = self.rng.random_range(1..=at - self.now);
+            return self.later(delay, Event::Confirm { number, waits });
+        }
+        let custodian = c.place.custodian.clone();
+        for (chat, key_id) in waits.forbidden {
+            self.recorder.fact(Fact::Confirmed {
+                custodian: custodian.clone(),
+                chat,
+                key_id,
+                entry: waits.entry,
+            });
         }
     }
 

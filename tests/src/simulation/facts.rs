@@ -72,6 +72,14 @@ pub enum Fact {
         entry: u64,
         recorded: bool,
     },
+    /// A custodian's operators were told that their shred or freeze at log entry `entry` is
+    /// done: of this key, of all keys of this chat, or (both `None`) of all.
+    Confirmed {
+        custodian: CustodianId,
+        chat: Option<ChatId>,
+        key_id: Option<KeyId>,
+        entry: u64,
+    },
     /// A custodian does not tell the truth, from the start.
     Liar { custodian: CustodianId },
     /// A whole custodian was set back to an older state of its disks.

@@ -18,6 +18,9 @@ pub trait Invariant {
     fn see(&mut self, fact: &Fact) -> Result<(), String>;
 }
 
+/// The newest confirmed restriction's log entry, by custodian and chat or key (neither: all).
+type Restrictions = BTreeMap<(CustodianId, Option<ChatId>, Option<KeyId>), u64>;
+
 /// All of them, fresh.
 pub fn all() -> Vec<Box<dyn Invariant>> {
     vec![
@@ -30,6 +33,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<AbandonedStaysShut>::default(),
         Box::<RecordedFirst>::default(),
         Box::<TombstonesStand>::default(),
+        Box::<ConfirmedIsFinal>::default(),
         Box::<IdsHaveNoGaps>::default(),
         Box::<AtMostOnce>::default(),
         Box::<NothingAcknowledgedIsLost>::default(),
@@ -174,7 +178,8 @@ judge! {
 judge! {
     /// What is tombstoned is not stored again, nor released by any later log
     /// entry, and the tombstone stays (*no rollback*). The log's order decides: a
-    /// release committed before the tombstone may still be on its way when that commits.
+    /// release committed before the tombstone may still be on its way when that
+    /// commits, but not when it is confirmed: `ConfirmedIsFinal`.
     TombstonesStand { stones: BTreeMap<(CustodianId, KeyId), u64>, excused: BTreeSet<CustodianId> } |me, fact| {
         let (custodian, key_id, at, what) = match fact {
             Fact::RolledBack { custodian } => {
@@ -193,6 +198,31 @@ judge! {
         let stone = me.stones.get(&(custodian.clone(), key_id));
         let broken = stone.is_some_and(|s| *s < at) && !me.excused.contains(custodian);
         must(!broken, || format!("{key_id} is tombstoned at {custodian} and was {what}"))?;
+    }
+}
+judge! {
+    /// Once a shred or freeze is confirmed, no share that it forbids leaves any
+    /// more, not even by a release committed before it (*no rollback*).
+    ConfirmedIsFinal { confirmed: Restrictions, excused: BTreeSet<CustodianId> } |me, fact| {
+        match fact {
+            Fact::RolledBack { custodian } => {
+                me.excused.insert(custodian.clone());
+            }
+            Fact::Confirmed { custodian, chat, key_id, entry } => {
+                let last = me.confirmed.entry((custodian.clone(), *chat, *key_id)).or_default();
+                *last = (*last).max(*entry);
+            }
+            Fact::Left { custodian, key, entry, .. } if !me.excused.contains(custodian) => {
+                let scopes = [(None, None), (Some(key.chat), None), (None, Some(key.key_id))];
+                for (chat, key_id) in scopes {
+                    let last = me.confirmed.get(&(custodian.clone(), chat, key_id));
+                    must(last.is_none_or(|last| last < entry), || {
+                        format!("{custodian} released {} at entry {entry}, and it left after entry {last:?} forbade it and was confirmed", key.key_id)
+                    })?;
+                }
+            }
+            _ => {}
+        }
     }
 }
 judge! {

@@ -48,6 +48,10 @@ pub enum Mutant {
     ReleasesBeforeCommit,
     /// A new leader begins without the idempotency table.
     ForgetsIdempotency,
+    /// Custodians confirm a shred or a freeze as soon as it is committed.
+    ConfirmsAtCommit,
+    /// Custodians send releases however late.
+    ReleasesLate,
     /// A new custodian leader begins without tombstones.
     ForgetsTombstones,
     /// One replica passes an entry by.
@@ -64,11 +68,13 @@ pub enum Mutant {
 
 impl Mutant {
     /// All, with the invariant that is to catch each.
-    pub const ALL: [(Mutant, &'static str); 10] = [
+    pub const ALL: [(Mutant, &'static str); 12] = [
         (Mutant::SendsBeforeCommit, "IntentBeforeSend"),
         (Mutant::OpensTooEarly, "OpensWithEnough"),
         (Mutant::ReleasesBeforeCommit, "RecordedFirst"),
         (Mutant::ForgetsIdempotency, "AtMostOnce"),
+        (Mutant::ConfirmsAtCommit, "ConfirmedIsFinal"),
+        (Mutant::ReleasesLate, "ConfirmedIsFinal"),
         (Mutant::ForgetsTombstones, "TombstonesStand"),
         (Mutant::ReplicaDrifts, "ReplicasAgree"),
         (Mutant::KeepsLeases, "LeasesEnd"),

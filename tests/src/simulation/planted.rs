@@ -64,6 +64,14 @@ fn stone() -> Fact {
         entry: 4,
     }
 }
+fn confirmed(chat: Option<ChatId>, key_id: Option<KeyId>) -> Fact {
+    Fact::Confirmed {
+        custodian: id("ch"),
+        chat,
+        key_id,
+        entry: 4,
+    }
+}
 fn record(id: u64, revision: u32) -> Fact {
     Fact::Record {
         chat: KEY.chat,
@@ -172,6 +180,29 @@ fn histories() -> Vec<(&'static str, Vec<Fact>)> {
                 },
             ],
         ),
+        // Before the confirmation it may leave; a release after a thaw may, too.
+        (
+            "ConfirmedIsFinal",
+            vec![
+                left_at(3, true),
+                confirmed(None, Some(KEY.key_id)),
+                left_at(5, true),
+                left_at(3, true),
+            ],
+        ),
+        (
+            "ConfirmedIsFinal",
+            vec![
+                confirmed(Some(ChatId([9; 32])), None),
+                left_at(3, true),
+                confirmed(Some(KEY.chat), None),
+                left_at(3, true),
+            ],
+        ),
+        (
+            "ConfirmedIsFinal",
+            vec![confirmed(None, None), left_at(3, true)],
+        ),
         (
             "IdsHaveNoGaps",
             vec![record(0, 0), record(1, 0), record(3, 0)],
@@ -255,6 +286,10 @@ fn what_was_set_back_is_excused_where_that_is_said() {
         (
             "TombstonesStand",
             vec![stone(), back.clone(), left(true), held(1)],
+        ),
+        (
+            "ConfirmedIsFinal",
+            vec![confirmed(None, None), back.clone(), left_at(3, true)],
         ),
         ("OpensWithEnough", vec![back, opened(Some(1), false)]),
     ] {

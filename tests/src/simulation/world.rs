@@ -4,13 +4,14 @@
 use super::Mutant;
 use super::clients::Op;
 use super::cluster::Cluster;
-use super::custodian::{Custodian, Ticket};
+use super::custodian::{Custodian, Ticket, Unconfirmed};
 use super::leader::Leader;
 use super::record::Recorder;
 use super::watch::Side;
 use quorate_engine::crypto::seal::RecipientKey;
 use quorate_engine::crypto::sign::SigningKey;
-use quorate_engine::custody::protocol::{CustodianReply, CustodianRequest};
+use quorate_engine::custody;
+use quorate_engine::custody::protocol::{CustodianReply, CustodianRequest, FreezeScope};
 use quorate_engine::home::command::{Reply, SetPolicy};
 use quorate_engine::home::{Command, HomeMachine, Proposal};
 use quorate_engine::policy::{Margins, Policy};
@@ -64,6 +65,8 @@ pub enum Event {
         reply: Box<CustodianReply>,
         lie: bool,
     },
+    /// A custodian looks whether a restriction may be confirmed.
+    Confirm { number: usize, waits: Unconfirmed },
     /// A leader looks at what waits.
     Tick { leader: u64 },
     /// A client's request.
@@ -158,7 +161,7 @@ impl World {
             let replicas = rng.random_range(1..=3);
             let mut c = Custodian::new(id.clone(), shards + n, replicas, key, &mut rng);
             let setup = c.setup(&policy.canonical());
-            let bytes = quorate_engine::custody::Proposal::new(T0_MS, setup, &mut rng).encode();
+            let bytes = custody::Proposal::new(T0_MS, setup, &mut rng).encode();
             c.cluster.commit(bytes, &mut recorder, None);
             custodians.push(c);
         }
@@ -268,7 +271,8 @@ impl World {
             self.later(delay, event);
         }
     }
-    fn later(&mut self, delay: u64, event: Event) {
+    /// Lets something happen later on the same machine.
+    pub fn later(&mut self, delay: u64, event: Event) {
         let id = self.next_id();
         self.queue.insert((self.now + delay, id), event);
     }
@@ -303,6 +307,14 @@ impl World {
         self.leading[shard] = id;
         self.later(1, Event::Tick { leader: id });
     }
+    /// How long a proposer waits to be told: now and then it stands still.
+    fn outcome_delay(&mut self, usual: u64) -> u64 {
+        if self.lossy && self.chance(3) {
+            self.rng.random_range(100..6_000)
+        } else {
+            usual
+        }
+    }
     /// What a former leader had proposed reached a majority or is gone for ever.
     fn settle_in_flight(&mut self, cluster: usize) {
         let flying = |e: &Event| matches!(e, Event::Commit { cluster: c, .. } if *c == cluster);
@@ -319,29 +331,34 @@ impl World {
             else {
                 continue;
             };
+            let mut result = None;
             if self.chance(50) && self.leads(cluster, by) {
-                self.commit(cluster, bytes);
+                let done = self.commit(cluster, bytes);
+                // A custodian's deposed leader may hear of it, as a follower.
+                result = (cluster >= self.shards.len()).then_some(done);
             }
+            let delay = self.outcome_delay(20);
             self.later(
-                20,
+                delay,
                 Event::Outcome {
                     cluster,
                     by,
                     ticket,
-                    result: None,
+                    result,
                 },
             );
         }
     }
-    /// A custodian's leader dies.
+    /// A custodian's leader dies, or is cut off and does not know it.
     pub fn elect_custodian(&mut self, number: usize) {
         let cluster = self.shards.len() + number;
         self.settle_in_flight(cluster);
         let replicas = self.custodians[number].cluster.replicas.len();
         let node = self.pick(replicas);
         let skew = self.skew();
+        let dies = self.chance(50);
         let c = &mut self.custodians[number];
-        c.depose(node);
+        c.depose(node, self.now, dies);
         c.skew_ms = skew;
         c.cluster.catch_up(node, &mut self.recorder, self.mutant);
     }
@@ -384,6 +401,7 @@ impl World {
                     result = (!unknown).then_some(done);
                 }
                 let delay = self.rng.random_range(1..15);
+                let delay = self.outcome_delay(delay);
                 self.later(
                     delay,
                     Event::Outcome {
@@ -404,11 +422,9 @@ impl World {
                     let reply = result.and_then(|(_, r)| Reply::decode(&r).ok());
                     self.with_leader(by, |w, l| w.shard_outcome(l, ticket, reply));
                 }
-                Some(n) if self.custodians[n].incarnation == by => {
-                    self.custodian_outcome(n, ticket, result)
-                }
-                Some(_) => {}
+                Some(n) => self.custodian_outcome(n, ticket, result),
             },
+            Event::Confirm { number, waits } => self.confirm(number, waits),
             Event::Request {
                 leader,
                 call,
@@ -454,9 +470,19 @@ impl World {
         }
     }
 
-    /// Commits a custodian's own command through its leader, with nobody waiting.
-    pub fn operate(&mut self, number: usize, command: quorate_engine::custody::Command) {
-        self.custodian_propose(number, vec![command], 0, 0, Ticket::Nobody);
+    /// Commits an operator's command through a custodian's leader.
+    pub fn operate(&mut self, number: usize, command: custody::Command) {
+        let ticket = match &command {
+            custody::Command::Shred(c) => {
+                Ticket::Restriction(c.keys.iter().map(|k| (None, Some(k.key_id))).collect())
+            }
+            custody::Command::Freeze(c) => Ticket::Restriction(vec![match c.scope {
+                FreezeScope::All => (None, None),
+                FreezeScope::Chat(chat) => (Some(chat), None),
+            }]),
+            _ => Ticket::Nobody,
+        };
+        self.custodian_propose(number, vec![command], 0, 0, ticket);
     }
 
     /// Random bytes for a test's own use.
