@@ -89,7 +89,7 @@ pub struct Custodian {
     tickets: BTreeMap<u64, (u64, u64, Ticket)>,
     departures: Departures,
     /// Releases of deposed leaders that live on and have not noticed.
-    former: BTreeMap<u64, (u64, u64, Ticket)>,
+    pub former: BTreeMap<u64, (u64, u64, Ticket)>,
 }
 
 fn operator() -> Operator {
@@ -368,13 +368,13 @@ impl World {
     ) {
         let c = &mut self.custodians[number];
         let found = c.tickets.remove(&ticket);
-        let Some((leader, call, ticket)) = found.or_else(|| c.former.remove(&ticket)) else {
-            return;
-        };
-        if let Ticket::Release(_, departure) = &ticket {
+        if let Some((_, _, Ticket::Release(_, departure))) = &found {
             // Nothing happens between here and the answer.
             c.departures.end(departure);
         }
+        let Some((leader, call, ticket)) = found.or_else(|| c.former.remove(&ticket)) else {
+            return;
+        };
         let Some((at, reply)) = result else {
             let reason = "not known".to_owned();
             return self.answer(

@@ -209,6 +209,8 @@ fn lag(w: &mut World) {
 fn roll_back(w: &mut World, number: usize) {
     w.elect_custodian(number);
     let c = &mut w.custodians[number];
+    // Every node is started anew from its old disks.
+    c.former.clear();
     let custodian: CustodianId = c.place.custodian.clone();
     w.recorder.fact(Fact::RolledBack { custodian });
     let back = w.rng.random_range(0..10);

@@ -1,6 +1,16 @@
 //! A confirmed restriction means that nothing released before it leaves.
 
-use crate::custody::{DEPARTURE_MS_MAX, Departures, SETTLED_MS};
+use super::*;
+
+/// A clock that reads the end of time does not pin entry time: the next sane one goes on.
+#[test]
+fn an_absurd_clock_does_not_pin_entry_time() {
+    let log = Log::default();
+    assert_eq!(log.time_for(u64::MAX), 0);
+    assert_eq!(log.time_for(T0), T0);
+    assert_eq!(log.time_for(audit::TIME_MS_MAX), audit::TIME_MS_MAX);
+    assert_eq!(log.time_for(audit::TIME_MS_MAX + 1), 0);
+}
 
 /// A leader of term 3 that has led long enough by `now`.
 fn settled(now: u64) -> Departures {

@@ -220,7 +220,7 @@ fn the_largest_entries_fit() {
     };
     let reason = "\u{1}".repeat(REASON_BYTES_MAX);
     let long = home(&format!("a{}", "-".repeat(31)));
-    b.clock = u64::MAX / 2;
+    b.clock = audit::TIME_MS_MAX;
     b.propose(vec![
         Command::StoreShares(StoreShares {
             home: long.clone(),
