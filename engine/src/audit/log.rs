@@ -27,6 +27,11 @@ pub const TABLE_NODE: u8 = 0x03;
 /// Table of openings.
 pub const TABLE_OPENING: u8 = 0x04;
 
+/// No entry is later, in Unix milliseconds: the year 2200. Entry time never goes back, so one
+/// absurd clock would pin it for ever. There is no bound on a leap below: a custodian may have been idle
+/// for years, and a wrong clock would pass any bound in several proposals; leaders compare clocks instead.
+pub const TIME_MS_MAX: WallMs = 7_258_118_400_000;
+
 const HEAD_VERSION: u8 = 1;
 const OPENING_VERSION: u8 = 1;
 
@@ -98,8 +103,12 @@ impl Log {
         self.time_ms
     }
 
-    /// Entry time for a leader's clock: never before the previous entry's.
+    /// Entry time for a leader's clock: never before the previous entry's. A clock
+    /// beyond [`TIME_MS_MAX`] is broken and moves nothing.
     pub fn time_for(&self, clock_ms: WallMs) -> WallMs {
+        if clock_ms > TIME_MS_MAX {
+            return self.time_ms;
+        }
         self.time_ms.max(clock_ms)
     }
 

@@ -28,8 +28,8 @@ pub use entry::{
     OpeningKind, OperatorMark, Subject,
 };
 pub use log::{
-    EntryRef, Log, NodeRows, TABLE_ENTRY, TABLE_HEAD, TABLE_NODE, TABLE_OPENING, entry_bytes,
-    erase_openings, openings,
+    EntryRef, Log, NodeRows, TABLE_ENTRY, TABLE_HEAD, TABLE_NODE, TABLE_OPENING, TIME_MS_MAX,
+    entry_bytes, erase_openings, openings,
 };
 pub use merkle::{CompactRange, Hash, empty_root, leaf_hash, node_hash};
 pub use proof::{
