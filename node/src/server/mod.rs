@@ -403,7 +403,11 @@ async fn start_planes(
         };
         let source = CertSource::load("client plane", cert, key)?;
         tasks.push(source.watch(core.config.limits.cert_warn_days));
-        let router = client_plane::router(home.clone());
+        let most = crate::http::envelope::Limits {
+            requests_max: core.config.limits.client_in_flight_max,
+            ..crate::http::envelope::Limits::default()
+        };
+        let router = client_plane::router_with(home.clone(), most);
         let tls = fixed(tls::client_plane_server(&source));
         out.push(
             serve::spawn(address, Some(tls), router, limits)
