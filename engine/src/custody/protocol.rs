@@ -29,7 +29,8 @@ pub enum CustodianRequest {
     Abandon(AbandonRequest),
     /// What changed that may end leases (freezes now; revocations later).
     Feed {
-        /// Log position the home has seen; 0 for everything in force.
+        /// Position of the feed the home has: the answer may be held back for
+        /// [`FEED_HOLD_MS`] while there is no news. 0: answered at once.
         since: u64,
     },
 }
@@ -51,6 +52,8 @@ pub enum CustodianReply {
     NotLeader {
         /// The leader's node id.
         leader: Option<NodeId>,
+        /// Where that is, for homes whose descriptor of this custodian does not name it yet.
+        address: Option<String>,
     },
     /// Nothing was done; asking again later may help.
     Busy {
@@ -302,6 +305,18 @@ pub struct Feed {
     pub position: u64,
     /// Freezes in force, with the log position each began at.
     pub freezes: Vec<(FreezeScope, u64)>,
+}
+
+/// Longest time a custodian holds an answer to `Feed` back, in milliseconds. Short
+/// enough that a home which hears nothing for seconds knows that something is wrong.
+pub const FEED_HOLD_MS: u64 = 1_000;
+
+impl Feed {
+    /// Whether a home that has the feed of position `since` should be told at once.
+    /// Thaws are no news: they are told with the next answer.
+    pub fn news_since(&self, since: u64) -> bool {
+        since == 0 || since > self.position || self.freezes.iter().any(|(_, at)| *at >= since)
+    }
 }
 
 impl SealingKeyStatement {

@@ -59,6 +59,8 @@ pub trait Consensus: Send + Sync + 'static {
     fn voters(&self) -> BTreeSet<NodeId>;
     /// Voters and learners.
     fn members(&self) -> BTreeSet<NodeId>;
+    /// Where a member of the newest membership listens on the peer plane.
+    fn address(&self, node: NodeId) -> Option<String>;
     /// Gives leadership to another voter, if one can take it.
     fn hand_over(&self) -> BoxFuture<'_, ()>;
 }
@@ -150,6 +152,12 @@ impl Consensus for GroupConsensus {
             .into_keys()
             .chain(status.learners.into_keys())
             .collect()
+    }
+    fn address(&self, node: NodeId) -> Option<String> {
+        let mut status = self.group.status();
+        let voter = status.voters.remove(&node);
+        let found = voter.or_else(|| status.learners.remove(&node));
+        found.filter(|address| !address.is_empty())
     }
     fn hand_over(&self) -> BoxFuture<'_, ()> {
         (self.hand_over)()

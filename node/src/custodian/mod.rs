@@ -55,6 +55,8 @@ pub const REQUESTS_MAX: usize = 2_048;
 pub const HOME_IN_FLIGHT_MAX: usize = 1_024;
 /// Internal requests of one connection in flight, for registering the service.
 pub const INTERNAL_IN_FLIGHT_MAX: usize = 64;
+/// Feeds held back at once on one node; more are answered at once.
+const FEEDS_HELD_MAX: usize = 256;
 /// What `Busy` suggests to wait, in milliseconds.
 const RETRY_MS: u64 = 200;
 
@@ -122,6 +124,9 @@ struct Inner {
     pool: pool::Pool,
     figures: figures::Figures,
     requests: tokio::sync::Semaphore,
+    feeds_held: tokio::sync::Semaphore,
+    /// Counts freezes and thaws that were committed through this node.
+    restrictions: tokio::sync::watch::Sender<u64>,
 }
 
 /// A custodian on one node. Cheap to clone.
@@ -173,6 +178,8 @@ impl Custodian {
             pool: pool::Pool::new(),
             figures,
             requests: tokio::sync::Semaphore::new(REQUESTS_MAX),
+            feeds_held: tokio::sync::Semaphore::new(FEEDS_HELD_MAX),
+            restrictions: tokio::sync::watch::Sender::new(0),
         }));
         tokio::spawn(keeper::run(custodian.clone(), stop.clone()));
         tokio::spawn(clock::run(custodian.clone(), stop));

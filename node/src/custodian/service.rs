@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use quorate_engine::authz::{Authorised, Claimed, HomePeer, authorise_release};
 use quorate_engine::crypto::seal::Receiver;
 use quorate_engine::custody::protocol::{
-    AbandonRequest, CustodianReply, CustodianRequest, PROTOCOL_VERSION, ReleaseReply,
+    AbandonRequest, CustodianReply, CustodianRequest, FEED_HOLD_MS, PROTOCOL_VERSION, ReleaseReply,
     ReleaseRequest, SealSession, StoreOutcome, StoreRequest,
 };
 use quorate_engine::custody::{
@@ -23,7 +23,7 @@ use quorate_engine::custody::{
 use quorate_engine::types::{DeploymentId, HomeId, NodeId, codec};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How often a store is wrapped again because the wrapping version changed under it.
 const WRAP_AGAIN_MAX: usize = 3;
@@ -74,7 +74,10 @@ fn invalid(e: impl std::fmt::Display) -> Box<CustodianReply> {
 impl From<SubmitError> for Box<CustodianReply> {
     fn from(e: SubmitError) -> Self {
         Box::new(match e {
-            SubmitError::NotLeader { leader } => CustodianReply::NotLeader { leader },
+            SubmitError::NotLeader { leader } => CustodianReply::NotLeader {
+                leader,
+                address: None,
+            },
             SubmitError::Busy(reason) => return busy(reason),
             SubmitError::Invalid(reason) => CustodianReply::Invalid { reason },
             SubmitError::Unknown(reason) => CustodianReply::Unknown { reason },
@@ -105,7 +108,7 @@ impl Custodian {
             CustodianRequest::Abandon(_) => "abandon",
             CustodianRequest::Feed { .. } => "feed",
         };
-        let (reply, leaving) = match self.0.requests.try_acquire() {
+        let (mut reply, leaving) = match self.0.requests.try_acquire() {
             Err(_) => {
                 let max = super::REQUESTS_MAX;
                 (*busy(format!("{max} requests are in work")), None)
@@ -115,6 +118,13 @@ impl Custodian {
                 .await
                 .unwrap_or_else(|instead| (*instead, None)),
         };
+        if let CustodianReply::NotLeader {
+            leader: Some(leader),
+            address,
+        } = &mut reply
+        {
+            *address = self.0.consensus.address(*leader);
+        }
         let result = match &reply {
             CustodianReply::NotLeader { .. } => "not_leader",
             CustodianReply::Busy { .. } => "busy",
@@ -148,7 +158,7 @@ impl Custodian {
                 let who = self.authorise(from, &r.home, r.deployment, None)?;
                 self.abandon(&who, &r).await
             }
-            CustodianRequest::Feed { .. } => self.feed().await,
+            CustodianRequest::Feed { since } => self.feed(since).await,
         };
         Ok((reply?, None))
     }
@@ -158,7 +168,8 @@ impl Custodian {
         let lead = self.0.consensus.lead();
         if !lead.is_leader {
             let leader = lead.leader;
-            return Err(Box::new(CustodianReply::NotLeader { leader }));
+            let address = None;
+            return Err(Box::new(CustodianReply::NotLeader { leader, address }));
         }
         if self.0.ready_term.load(Ordering::Acquire) != lead.term {
             return Err(busy("the new leader is making sure of its keys"));
@@ -212,7 +223,12 @@ impl Custodian {
             }
             clock_ms = 0;
         }
-        self.0.batcher.submit(command, clock_ms).await
+        let told = matches!(command, Command::Freeze(_) | Command::Thaw(_));
+        let committed = self.0.batcher.submit(command, clock_ms).await;
+        if told {
+            self.0.restrictions.send_modify(|n| *n += 1);
+        }
+        committed
     }
 
     fn sealing_key(&self) -> Answered<CustodianReply> {
@@ -224,10 +240,19 @@ impl Custodian {
         }
     }
 
-    async fn feed(&self) -> Answered<CustodianReply> {
+    /// The feed; when it holds no news, the next restriction or a while is waited for first.
+    async fn feed(&self, since: u64) -> Answered<CustodianReply> {
+        let read = || view(&*self.0.consensus, |kv| custody::feed(kv)).map_err(|e| busy(e.0));
+        // Before looking, so that no restriction in between is missed.
+        let mut restrictions = self.0.restrictions.subscribe();
+        if let Ok(_held) = self.0.feeds_held.try_acquire()
+            && !read()?.news_since(since)
+        {
+            let hold = Duration::from_millis(FEED_HOLD_MS);
+            let _ = tokio::time::timeout(hold, restrictions.changed()).await;
+        }
         self.0.consensus.read_index().await?;
-        let feed = view(&*self.0.consensus, |kv| custody::feed(kv)).map_err(|e| busy(e.0))?;
-        Ok(CustodianReply::Feed(feed))
+        Ok(CustodianReply::Feed(read()?))
     }
 
     async fn store(&self, who: &Authorised, request: StoreRequest) -> Answered<CustodianReply> {

@@ -51,6 +51,10 @@ pub trait Transport: Send + Sync + 'static {
     fn custodians(&self) -> BTreeMap<CustodianId, Arc<Descriptor>>;
     /// The own cluster's descriptor.
     fn own_descriptor(&self) -> Option<Arc<Descriptor>>;
+    /// See [`PeerClient::learn_address`].
+    fn learn_address(&self, _to: &PeerTarget, _address: &str) -> bool {
+        false
+    }
     /// When the certificate ends that a peer showed last, Unix milliseconds.
     fn certificate_ends_ms(&self, _peer: &PeerTarget) -> Option<u64> {
         None
@@ -72,6 +76,9 @@ impl Transport for PeerClient {
     }
     fn own_descriptor(&self) -> Option<Arc<Descriptor>> {
         Some(self.trust().own().clone())
+    }
+    fn learn_address(&self, to: &PeerTarget, address: &str) -> bool {
+        PeerClient::learn_address(self, to, address)
     }
     fn certificate_ends_ms(&self, peer: &PeerTarget) -> Option<u64> {
         let ends = self.certificate_ends(peer)?;
@@ -107,6 +114,8 @@ pub enum AskError {
 #[derive(Default)]
 struct State {
     leader: Option<NodeId>,
+    /// A node that the descriptor does not name yet, of which another said that it leads.
+    new: Option<NodeId>,
     next: usize,
     latency_ms: Option<f64>,
     bad_until: u64,
@@ -267,10 +276,16 @@ impl Custodians {
                 .attempt(id, node, body.clone(), left.min(ATTEMPT_MS_MAX))
                 .await;
             match outcome {
-                Ok(CustodianReply::NotLeader { leader }) => {
+                Ok(CustodianReply::NotLeader { leader, address }) => {
                     last = format!("node {node} does not lead");
-                    let known = leader.filter(|l| *l != node && nodes.contains(l));
-                    custodian.state().leader = known;
+                    let known = leader.filter(|l| {
+                        let new = || self.learn(id, *l, address.as_deref());
+                        *l != node && (nodes.contains(l) || new())
+                    });
+                    let mut state = custodian.state();
+                    state.leader = known;
+                    state.new = known.filter(|l| !nodes.contains(l));
+                    drop(state);
                     if known.is_none() {
                         self.pause(NO_LEADER_MS, deadline).await;
                     }
@@ -289,7 +304,9 @@ impl Custodians {
                     return Err(AskError::Invalid { custodian, reason });
                 }
                 Ok(reply) => {
-                    self.answered(&custodian, node, sent);
+                    // An answer that may have been held back says nothing of the way.
+                    let held = matches!(request, CustodianRequest::Feed { since } if *since != 0);
+                    self.answered(&custodian, node, (!held).then_some(sent));
                     return Ok(reply);
                 }
                 Err(reason) => {
@@ -339,14 +356,25 @@ impl Custodians {
             .map_err(|e| format!("node {node}: {e}"))
     }
 
-    fn answered(&self, custodian: &Custodian, node: NodeId, sent: u64) {
-        let took = self.clock.mono().saturating_sub(sent) as f64;
+    /// A custodian's node says where its leader is, which the descriptor does not name yet.
+    fn learn(&self, id: &CustodianId, node: NodeId, address: Option<&str>) -> bool {
+        let target = PeerTarget {
+            role: ClusterRole::Custodian,
+            cluster: id.to_string(),
+            node,
+        };
+        address.is_some_and(|address| self.transport.learn_address(&target, address))
+    }
+
+    fn answered(&self, custodian: &Custodian, node: NodeId, sent: Option<u64>) {
         let mut state = custodian.state();
         state.leader = Some(node);
         state.answered_at = Some(self.clock.mono());
         if state.lied_at.is_none() {
             state.bad_until = 0;
         }
+        let Some(sent) = sent else { return };
+        let took = self.clock.mono().saturating_sub(sent) as f64;
         state.latency_ms = Some(
             state
                 .latency_ms
@@ -432,7 +460,7 @@ fn usable(
 /// The leader if known, else one node after the other.
 fn pick(state: &mut State, nodes: &[NodeId]) -> NodeId {
     if let Some(leader) = state.leader
-        && nodes.contains(&leader)
+        && (nodes.contains(&leader) || state.new == Some(leader))
     {
         return leader;
     }

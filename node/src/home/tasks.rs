@@ -16,10 +16,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Pause between two looks at a custodian's feed, in milliseconds: a freeze is told within a second.
+/// Shortest time from one question for a custodian's feed to the next, in milliseconds: a freeze is
+/// told within a second even by a custodian that holds no answer back until there is news.
 const FEED_MS: u64 = 400;
 /// Wait for a feed, in milliseconds.
 const FEED_WAIT_MS: u64 = 2_000;
+/// Every so many feeds the round trip is measured: that answer is not held back.
+const PROMPT_EVERY: u64 = 4;
 /// Every so many feeds all nodes of a custodian are asked whether they are up.
 const NODES_EVERY: u64 = 8;
 /// Wait for one node's sign of life, in milliseconds.
@@ -59,14 +62,25 @@ pub async fn feeds(core: Arc<Core>) {
 
 async fn follow(core: Arc<Core>, custodian: CustodianId) {
     let mut turn: u64 = 0;
+    let mut seen: u64 = 0;
     loop {
-        let request = CustodianRequest::Feed { since: 0 };
+        let since = if turn.is_multiple_of(PROMPT_EVERY) {
+            0
+        } else {
+            seen
+        };
+        let request = CustodianRequest::Feed { since };
+        let next = tokio::time::Instant::now() + Duration::from_millis(FEED_MS);
         let reply = tokio::select! {
             () = core.stop.cancelled() => return,
             reply = core.custodians.ask(&custodian, &request, FEED_WAIT_MS) => reply,
         };
+        seen = 0;
         match reply {
-            Ok(CustodianReply::Feed(feed)) => core.leases.on_feed(&custodian, &feed),
+            Ok(CustodianReply::Feed(feed)) => {
+                core.leases.on_feed(&custodian, &feed);
+                seen = feed.position;
+            }
             Ok(_) => tracing::warn!(%custodian, "its feed is something else"),
             Err(e) => tracing::debug!("no feed: {e}"),
         }
@@ -77,7 +91,7 @@ async fn follow(core: Arc<Core>, custodian: CustodianId) {
         tokio::select! {
             () = core.stop.cancelled() => return,
             () = core.poll_feeds.notified() => {}
-            () = tokio::time::sleep(Duration::from_millis(FEED_MS)) => {}
+            () = tokio::time::sleep_until(next) => {}
         }
     }
 }

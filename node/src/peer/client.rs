@@ -9,6 +9,11 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
 
+/// Nodes outside of descriptors whose address is kept.
+const LEARNED_MAX: usize = 256;
+/// Longest address learned: a DNS name and a port.
+const ADDRESS_BYTES_MAX: usize = 260;
+
 /// Limits of a client.
 #[derive(Clone, Copy, Debug)]
 pub struct PeerClientOptions {
@@ -29,13 +34,16 @@ pub(super) struct Inner {
     pub(super) certs: Arc<CertSource>,
     pub(super) options: PeerClientOptions,
     addresses: RwLock<BTreeMap<PeerTarget, String>>,
+    /// What a cluster's own nodes said of nodes that its descriptor does not name.
+    learned: RwLock<BTreeMap<PeerTarget, String>>,
     links: Mutex<HashMap<PeerTarget, Arc<Link>>>,
     /// When the certificate ends that each peer showed last.
     pub(super) ends: Mutex<BTreeMap<PeerTarget, SystemTime>>,
 }
 
 impl Inner {
-    /// Where to dial: what raft membership or the configuration said, else the descriptor.
+    /// Where to dial: what raft membership or the configuration said, else the
+    /// descriptor, else what a node of the same cluster said.
     pub(super) fn address(&self, to: &PeerTarget) -> Option<String> {
         let set = self
             .addresses
@@ -44,6 +52,10 @@ impl Inner {
             .get(to)
             .cloned();
         set.or_else(|| self.trust.endpoint(&to.cluster, to.node))
+            .or_else(|| {
+                let learned = self.learned.read().expect("no writer panics");
+                learned.get(to).cloned()
+            })
     }
 
     pub(super) fn cert_identity(&self, to: &PeerTarget) -> CertIdentity {
@@ -83,6 +95,7 @@ impl PeerClient {
             certs,
             options,
             addresses: RwLock::default(),
+            learned: RwLock::default(),
             links: Mutex::default(),
             ends: Mutex::default(),
         }))
@@ -122,6 +135,25 @@ impl PeerClient {
             // A link that is dialling the old address would fail what is asked next.
             self.0.links.lock().expect("no holder panics").remove(&to);
         }
+    }
+
+    /// Another node of its cluster says that `to`, which the descriptor may not name
+    /// yet, is at `address`. Nothing else is believed: whoever answers there must show
+    /// a certificate of that cluster's CA that names `to`. False: not kept.
+    pub fn learn_address(&self, to: &PeerTarget, address: &str) -> bool {
+        if address.is_empty() || address.len() > ADDRESS_BYTES_MAX {
+            return false;
+        }
+        let mut learned = self.0.learned.write().expect("no writer panics");
+        if learned.len() >= LEARNED_MAX && !learned.contains_key(to) {
+            return false;
+        }
+        let before = learned.insert(to.clone(), address.into());
+        drop(learned);
+        if before.is_some_and(|b| b != address) {
+            self.0.links.lock().expect("no holder panics").remove(to);
+        }
+        true
     }
 
     /// The address `to` would be dialled at.

@@ -1,5 +1,7 @@
 //! The peer plane over real TLS: calls, deadlines, limits, strangers.
 
+mod answers;
+
 use super::*;
 use crate::pki::testkit::{certs, entity, forged, source, trust};
 use crate::pki::verify::{Accept, Verifier};

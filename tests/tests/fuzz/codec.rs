@@ -161,7 +161,10 @@ pub(crate) fn custodian_reply() -> Target {
                 (FreezeScope::Chat(ChatId([1; 32])), 8),
             ],
         }),
-        CustodianReply::NotLeader { leader: Some(3) },
+        CustodianReply::NotLeader {
+            leader: Some(3),
+            address: Some("ch3.example:7000".into()),
+        },
         CustodianReply::Busy {
             reason: "later".into(),
             retry_ms: 200,

@@ -95,6 +95,48 @@ async fn shares_come_back_and_restrictions_hold() {
     assert!(matches!(e, Err(OperatorProblem::Invalid(_))));
 }
 
+/// A home that waits for news hears of a freeze while the operator still waits
+/// for its confirmation; without news it is answered after a while.
+#[tokio::test]
+async fn feeds_are_held_back_until_there_is_news() {
+    let bench = Bench::new(1).await;
+    let c = bench.node(1);
+    let feed = |c: Custodian, since| async move {
+        match c
+            .answer(&home_node(), CustodianRequest::Feed { since })
+            .await
+        {
+            CustodianReply::Feed(feed) => (feed, std::time::Instant::now()),
+            other => panic!("{other:?}"),
+        }
+    };
+    let began = std::time::Instant::now();
+    let hold = Duration::from_millis(FEED_HOLD_MS);
+    let (first, at) = feed(c.clone(), 0).await;
+    assert!(at - began < hold / 2, "the first is answered at once");
+    let (same, at) = feed(c.clone(), first.position).await;
+    assert!(at - began >= hold && same.freezes.is_empty());
+
+    let waiting = tokio::spawn(feed(c.clone(), same.position));
+    tokio::time::sleep(hold / 10).await;
+    let began = std::time::Instant::now();
+    let freezing = c.clone();
+    let freezing = tokio::spawn(async move {
+        let why = "seizure".into();
+        freezing.freeze(operator(), FreezeScope::All, why).await
+    });
+    let (news, at) = waiting.await.unwrap();
+    assert_eq!(news.freezes.len(), 1);
+    assert!(at - began < hold / 2, "told after {:?}", at - began);
+    freezing.await.unwrap().unwrap();
+    // Asked with an older position, it is news; with this one, it is not.
+    let began = std::time::Instant::now();
+    let (_, at) = feed(c.clone(), same.position).await;
+    assert!(at - began < hold / 2);
+    let (_, at) = feed(c.clone(), news.position).await;
+    assert!(at - began >= hold);
+}
+
 #[tokio::test]
 async fn who_is_not_the_home_it_says_gets_nothing_and_leaves_no_entry() {
     let bench = Bench::new(1).await;
@@ -156,7 +198,13 @@ async fn followers_point_at_the_leader() {
         .node(2)
         .answer(&home_node(), CustodianRequest::SealingKey)
         .await;
-    assert_eq!(reply, CustodianReply::NotLeader { leader: Some(1) });
+    assert_eq!(
+        reply,
+        CustodianReply::NotLeader {
+            leader: Some(1),
+            address: Some("node1.ch:7000".into()),
+        }
+    );
     let e = bench
         .node(2)
         .freeze(operator(), FreezeScope::All, "x".into())

@@ -81,6 +81,9 @@ impl Consensus for OneLog {
     fn members(&self) -> BTreeSet<NodeId> {
         self.1.members.read().unwrap().clone()
     }
+    fn address(&self, node: NodeId) -> Option<String> {
+        Some(format!("node{node}.ch:7000"))
+    }
     fn hand_over(&self) -> BoxFuture<'_, ()> {
         self.1.handed_over.fetch_add(1, Ordering::SeqCst);
         Box::pin(async {})

@@ -132,7 +132,7 @@ impl World {
                 .await
                 .map(|b| codec::decode("reply", PROTOCOL_VERSION, &b).unwrap())
             {
-                Ok(CustodianReply::NotLeader { leader }) => {
+                Ok(CustodianReply::NotLeader { leader, .. }) => {
                     to = leader
                         .filter(|l| self.nodes.contains_key(l))
                         .unwrap_or(next);

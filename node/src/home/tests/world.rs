@@ -313,7 +313,10 @@ impl Transport for Link {
             let reply = if to.node == 2 {
                 self.0.get(&custodian).answer(request)
             } else {
-                CustodianReply::NotLeader { leader: Some(2) }
+                CustodianReply::NotLeader {
+                    leader: Some(2),
+                    address: None,
+                }
             };
             Ok(codec::encode(PROTOCOL_VERSION, &reply))
         })
