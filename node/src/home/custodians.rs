@@ -158,6 +158,11 @@ impl Custodian {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+    fn led_by(&self, leader: Option<NodeId>, named: impl Fn(&NodeId) -> bool) {
+        let mut state = self.state();
+        state.leader = leader;
+        state.new = leader.filter(|l| !named(l));
+    }
     fn not_leading(&self, node: NodeId) {
         let mut state = self.state();
         state.leader = state.leader.filter(|l| *l != node);
@@ -282,10 +287,7 @@ impl Custodians {
                         let new = || self.learn(id, *l, address.as_deref());
                         *l != node && (nodes.contains(l) || new())
                     });
-                    let mut state = custodian.state();
-                    state.leader = known;
-                    state.new = known.filter(|l| !nodes.contains(l));
-                    drop(state);
+                    custodian.led_by(known, |l| nodes.contains(l));
                     if known.is_none() {
                         self.pause(NO_LEADER_MS, deadline).await;
                     }
