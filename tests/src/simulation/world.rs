@@ -309,8 +309,8 @@ impl World {
     }
     /// How long a proposer waits to be told: now and then it stands still.
     fn outcome_delay(&mut self, usual: u64) -> u64 {
-        if self.lossy && self.chance(3) {
-            self.rng.random_range(100..6_000)
+        if self.lossy && self.chance(6) {
+            self.rng.random_range(100..12_000)
         } else {
             usual
         }
