@@ -107,6 +107,20 @@ labels! {
     LOG_DEVICE = "quorate/log/device/1";
     /// Commitment to a chat in the log.
     LOG_CHAT = "quorate/log/chat/1";
+    /// HPKE `info` of a custodian's root sealed to a key slot.
+    KEYSLOT_SEAL = "quorate/keyslot/seal/1";
+    /// HPKE exporter context of the key that a root is sealed under.
+    KEYSLOT_EXPORT = "quorate/keyslot/export/1";
+    /// Associated data of a root sealed to a key slot.
+    KEYSLOT_ROOT = "quorate/keyslot/root/1";
+    /// Key that authenticates a table of key slots, derived from the root key.
+    KEYSLOT_TABLE = "quorate/keyslot/table/1";
+    /// Commitment to one holder's share of a slot's secret.
+    KEYSLOT_SHARE = "quorate/keyslot/share/1";
+    /// Key of a holder's proof of possession, derived from the share.
+    KEYSLOT_PROOF = "quorate/keyslot/proof/1";
+    /// Check on the text of a share file.
+    KEYSLOT_TEXT = "quorate/keyslot/text/1";
 }
 
 #[cfg(test)]
@@ -134,7 +148,7 @@ mod tests {
         let text: String = ALL.iter().map(|(n, l)| format!("{n}={l}\n")).collect();
         assert_eq!(
             blake3::hash(text.as_bytes()).to_hex().as_str(),
-            "4fdfe55e7e4c134466219862c1e683d361487f3ae41219263e953956a144a70c",
+            "894469f7daab2f5b6b5337a75680aef5705db8fb5bfbc54e5b8632dd1ea74c3f",
             "a label was changed or added: existing labels never change; for an addition, freeze the new table here"
         );
     }

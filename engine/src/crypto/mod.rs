@@ -5,7 +5,7 @@
 //!             │         └──▶ blob      large objects, chunk by chunk
 //!             └─ sharing ──▶ share ──▶ seal   on its way (HPKE, hybrid)
 //!                                  └─▶ wrap   at rest at its custodian
-//!   root key ──────────────▶ vault     a custodian's own keys at rest
+//!   unlock key ─▶ keyslot ─▶ root key ─▶ vault   a custodian's own keys at rest
 //!   identity and log keys ─▶ sign      statements and receipts
 //! ```
 //!
@@ -20,6 +20,7 @@
 pub mod aead;
 pub mod blob;
 pub(crate) mod fields;
+pub mod keyslot;
 pub mod labels;
 pub mod message;
 pub mod seal;

@@ -140,7 +140,7 @@ impl RecipientKey {
     }
 }
 
-fn private(seed: &Secret<32>) -> <XWing as Kem>::PrivateKey {
+pub(super) fn private(seed: &Secret<32>) -> <XWing as Kem>::PrivateKey {
     <XWing as Kem>::PrivateKey::from_bytes(seed.expose())
         .expect("every 32 bytes are an X-Wing seed")
 }
@@ -159,7 +159,7 @@ impl RecipientPublic {
         self.parse().map(|_| ())
     }
 
-    fn parse(&self) -> Result<<XWing as Kem>::PublicKey, SealError> {
+    pub(super) fn parse(&self) -> Result<<XWing as Kem>::PublicKey, SealError> {
         <XWing as Kem>::PublicKey::from_bytes(&self.0)
             .map_err(|_| SealError::BadPublicKey { len: self.0.len() })
     }

@@ -23,6 +23,7 @@
 mod apply;
 mod command;
 mod departure;
+pub mod keys;
 mod leader;
 pub mod protocol;
 mod reply;

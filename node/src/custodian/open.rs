@@ -92,8 +92,8 @@ impl Custodian {
             log: log_key(config, own)?,
         };
         files::make_dir(&config.data_dir)?;
-        let root = files::read_root_key(&config.keys.key_file)?;
-        let vault = Vault::open(&config.data_dir, &place, config.node, root)?;
+        let key = files::read_secret32(&config.keys.key_file)?;
+        let vault = Vault::open(&config.data_dir, &place, config.node, key)?;
         let group = cluster.group(GROUP).ok_or(OpenProblem::NoGroup)?;
         // Not a strong handle: the custodian's tasks must not keep a stopped cluster alive.
         let (to_hand, of) = (group.clone(), cluster.downgrade());

@@ -1,10 +1,12 @@
-//! A node's key versions on disk: `keys.vault`, every key encrypted under the
-//! provider's root, the whole file replaced in one step.
+//! A node's key versions on disk: `keys.vault`. It holds the table of key slots
+//! and every key version encrypted under the root that the slots seal, and is
+//! replaced in one step: slots and keys never belong to different roots.
 //!
 //! ```text
 //! offset  bytes
-//! 0       1       format version, 1
-//! 1       ..      bincode list of entries: kind (u8), version (u32 varint),
+//! 0       1       format version, 2
+//! 1       ..      bincode: table of key slots (length-prefixed bytes, at most 64 KiB), then a
+//!                 list of entries: kind (u8), version (u32 varint),
 //!                 locked key (72 bytes: 24 nonce, 32 key, 16 tag)
 //! ```
 //!
@@ -12,22 +14,33 @@
 //! version: an entry moved to another place or node does not open. Removing a
 //! version rewrites the file without it; what the disk keeps in free blocks is
 //! only as readable as the root key, which is why destruction is attested and
-//! never proven.
+//! never proven. Whenever the slots change, a new root is drawn and everything
+//! is encrypted anew: an old slot's secret opens old files only.
+//!
+//! Format 1 had no slots; its root stood in the key file itself. Opening such a
+//! file with its key file makes it format 2.
 
+use crate::locked::{LockedKey, LockedSlab};
 use crate::pki::files::{self, Access, FileError};
 use quorate_engine::crypto::vault as seal;
+use quorate_engine::custody::keys::{Provider, SlotError, SlotPublic, SlotTable};
 use quorate_engine::custody::{KeyKind, Place};
-use quorate_engine::types::{NodeId, RootKey, Secret, codec};
+use quorate_engine::types::{CustodianId, DataKey, NodeId, RootKey, Secret, codec};
 use rand::TryRng;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use subtle::ConstantTimeEq;
 
 /// Its name in the data directory.
 pub const VAULT_FILE: &str = "keys.vault";
 /// Most key versions one node keeps.
 pub const VERSIONS_MAX: usize = 1024;
-const FORMAT: u8 = 1;
+/// The slot that a key file opens.
+pub const KEY_FILE_SLOT: &str = "key-file";
+const FORMAT: u8 = 2;
+const FORMAT_WITHOUT_SLOTS: u8 = 1;
 
 /// Why key versions cannot be loaded or kept.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +68,12 @@ pub enum VaultProblem {
         /// Which version.
         version: u32,
     },
+    /// A key slot.
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    /// The root is not here.
+    #[error("this node is locked; unlock it first (`quorate custodian unlock`)")]
+    Locked,
     /// Over the limit of key versions.
     #[error("{VERSIONS_MAX} key versions are kept already; drop some first")]
     Full,
@@ -69,9 +88,12 @@ pub enum VaultProblem {
     /// The system gives no randomness.
     #[error("the system's random generator failed: {0}")]
     Random(String),
+    /// The system gives no memory for the root.
+    #[error("no memory for the root key: {0}")]
+    Memory(std::io::Error),
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Entry {
     kind: KeyKind,
     version: u32,
@@ -79,54 +101,230 @@ struct Entry {
     locked: Vec<u8>,
 }
 
-/// The open vault of one node.
+struct Open {
+    root: LockedKey,
+    keys: BTreeMap<(KeyKind, u32), Secret<32>>,
+}
+
+impl Open {
+    fn root(&self) -> RootKey {
+        RootKey(self.root.key().0)
+    }
+}
+
+/// The vault of one node, locked or open.
 pub struct Vault {
     path: PathBuf,
     place: Place,
     node: NodeId,
-    root: RootKey,
-    keys: BTreeMap<(KeyKind, u32), Secret<32>>,
+    slab: Arc<LockedSlab>,
+    table: SlotTable,
+    entries: Vec<Entry>,
+    /// Format 1: the key file's content is the root.
+    without_slots: bool,
+    open: Option<Open>,
 }
 
 impl Vault {
-    /// Opens `dir/keys.vault`, or an empty one when there is none yet.
+    /// Reads `dir/keys.vault`, which may not be there yet, and opens nothing.
     ///
     /// # Errors
     /// [`VaultProblem`]; a file that others may read is refused with the way to mend it.
-    pub fn open(
-        dir: &Path,
-        place: &Place,
-        node: NodeId,
-        root: RootKey,
-    ) -> Result<Self, VaultProblem> {
+    pub fn load(dir: &Path, place: &Place, node: NodeId) -> Result<Self, VaultProblem> {
         let mut vault = Self {
             path: dir.join(VAULT_FILE),
             place: place.clone(),
             node,
-            root,
-            keys: BTreeMap::new(),
+            slab: LockedSlab::new(1).map_err(VaultProblem::Memory)?,
+            table: SlotTable::default(),
+            entries: Vec::new(),
+            without_slots: false,
+            open: None,
         };
         if !vault.path.exists() {
             return Ok(vault);
         }
         let bytes = files::read_secret(&vault.path)?;
-        let entries: Vec<Entry> =
-            codec::decode("key vault", FORMAT, &bytes).map_err(|e| VaultProblem::Damaged {
-                path: vault.path.clone(),
-                reason: e.to_string(),
-            })?;
-        for e in entries {
-            let label = vault.label(e.kind, e.version);
-            let key = seal::unlock(&vault.root, &label, &e.locked).map_err(|_| {
-                VaultProblem::WrongRoot {
-                    path: vault.path.clone(),
-                    kind: e.kind.as_str(),
-                    version: e.version,
-                }
-            })?;
-            vault.keys.insert((e.kind, e.version), key);
+        let damaged = |reason: String| VaultProblem::Damaged {
+            path: vault.path.clone(),
+            reason,
+        };
+        if bytes.first() == Some(&FORMAT_WITHOUT_SLOTS) {
+            let entries = codec::decode("key vault", FORMAT_WITHOUT_SLOTS, &bytes);
+            vault.entries = entries.map_err(|e| damaged(e.to_string()))?;
+            vault.without_slots = true;
+        } else {
+            let (table, entries): (serde_bytes::ByteBuf, Vec<Entry>) =
+                codec::decode("key vault", FORMAT, &bytes).map_err(|e| damaged(e.to_string()))?;
+            vault.table = SlotTable::decode(&table).map_err(|e| damaged(e.to_string()))?;
+            vault.entries = entries;
+        }
+        if vault.entries.len() > VERSIONS_MAX {
+            let n = vault.entries.len();
+            return Err(damaged(format!("{n} key versions, at most {VERSIONS_MAX}")));
         }
         Ok(vault)
+    }
+
+    /// The vault in `dir`, opened by what a key file holds. A new vault gets a slot for it.
+    ///
+    /// # Errors
+    /// [`VaultProblem`].
+    pub fn open(
+        dir: &Path,
+        place: &Place,
+        node: NodeId,
+        key_file: Secret<32>,
+    ) -> Result<Self, VaultProblem> {
+        let mut vault = Self::load(dir, place, node)?;
+        vault.open_by_key_file(&key_file)?;
+        Ok(vault)
+    }
+
+    /// Opens by what a key file holds, if there is such a slot; a new vault gets one.
+    /// False when the vault has other slots only: then it stays locked.
+    ///
+    /// # Errors
+    /// [`VaultProblem`].
+    pub fn open_by_key_file(&mut self, unlock_key: &Secret<32>) -> Result<bool, VaultProblem> {
+        let name = CustodianId::new(KEY_FILE_SLOT).expect("a valid name");
+        if self.without_slots {
+            let root = RootKey(unlock_key.duplicate());
+            self.open = Some(self.opened(root)?);
+        } else if !self.table.is_empty() {
+            let slot = self.slots().find(|s| s.provider == Provider::KeyFile);
+            let Some(slot) = slot.map(|s| s.name.clone()) else {
+                return Ok(false);
+            };
+            return self.unlock(slot.as_str(), unlock_key).map(|()| true);
+        }
+        self.put_slot(SlotPublic::new(name, Provider::KeyFile, unlock_key))?;
+        Ok(true)
+    }
+
+    /// Opens the vault through one slot.
+    ///
+    /// # Errors
+    /// [`VaultProblem`]; then it is as locked as before.
+    pub fn unlock(&mut self, slot: &str, unlock_key: &Secret<32>) -> Result<(), VaultProblem> {
+        let root = self.table.open(&self.place, self.node, slot, unlock_key)?;
+        self.open = Some(self.opened(root)?);
+        Ok(())
+    }
+
+    /// Proves that `unlock_key` would open every key version through `slot`, and keeps nothing.
+    ///
+    /// # Errors
+    /// [`VaultProblem`] with what does not open.
+    pub fn check(&self, slot: &str, unlock_key: &Secret<32>) -> Result<usize, VaultProblem> {
+        let root = self.table.open(&self.place, self.node, slot, unlock_key)?;
+        let opened = self.decrypted(&root)?;
+        Ok(opened.len())
+    }
+
+    /// Drops root and keys.
+    pub fn lock(&mut self) {
+        self.open = None;
+    }
+
+    /// Whether root and keys are here.
+    pub fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Whether the root's memory is locked and left out of core dumps.
+    pub fn memory_locked(&self) -> bool {
+        self.slab.is_locked()
+    }
+
+    /// Whether nothing was set up here yet: no slot, no key.
+    pub fn is_new(&self) -> bool {
+        self.table.is_empty() && !self.without_slots
+    }
+
+    /// The key slots.
+    pub fn slots(&self) -> impl Iterator<Item = &SlotPublic> {
+        self.table.slots()
+    }
+
+    /// One key slot.
+    ///
+    /// # Errors
+    /// [`SlotError::NoSlot`].
+    pub fn slot(&self, name: &str) -> Result<&SlotPublic, SlotError> {
+        self.table.slot(name).map(|s| &s.of)
+    }
+
+    /// Puts a slot in, in the place of one of the same name, and draws a new root for all of them.
+    ///
+    /// # Errors
+    /// [`VaultProblem`]; then the old slots and the old root hold. A vault that is new opens by this.
+    pub fn put_slot(&mut self, slot: SlotPublic) -> Result<(), VaultProblem> {
+        let mut slots: Vec<SlotPublic> = self.slots().cloned().collect();
+        match slots.iter_mut().find(|s| s.name == slot.name) {
+            Some(old) => *old = slot,
+            None => slots.push(slot),
+        }
+        self.reseal(&slots)
+    }
+
+    /// Takes a slot out and draws a new root for the others. The last one stays.
+    ///
+    /// # Errors
+    /// [`VaultProblem`]; then nothing changed.
+    pub fn remove_slot(&mut self, name: &str) -> Result<(), VaultProblem> {
+        self.table.slot(name)?;
+        let others = self.slots().filter(|s| s.name.as_str() != name);
+        let others: Vec<_> = others.cloned().collect();
+        self.reseal(&others)
+    }
+
+    fn reseal(&mut self, slots: &[SlotPublic]) -> Result<(), VaultProblem> {
+        if !self.is_open() && !self.is_new() {
+            return Err(VaultProblem::Locked);
+        }
+        let mut rng = seeded()?;
+        let root = RootKey(draw()?);
+        let generation = self.table.generation() + 1;
+        let table = SlotTable::seal(&self.place, self.node, generation, slots, &root, &mut rng)?;
+        let mut entries = Vec::new();
+        let keys = self.open.iter().flat_map(|o| &o.keys);
+        for ((kind, version), key) in keys {
+            entries.push(self.locked_entry(&root, *kind, *version, key)?);
+        }
+        let fresh = Self::encoded(&table, &entries);
+        files::replace(&self.path, &fresh, Access::Secret)?;
+        self.table = table;
+        self.entries = entries;
+        self.without_slots = false;
+        self.open = Some(self.opened(root)?);
+        Ok(())
+    }
+
+    fn opened(&self, root: RootKey) -> Result<Open, VaultProblem> {
+        let keys = self.decrypted(&root)?;
+        // The slab has room for both while one root replaces another.
+        let root = self.slab.store(DataKey(root.0));
+        let no_room = || VaultProblem::Memory(std::io::ErrorKind::OutOfMemory.into());
+        let root = root.ok_or_else(no_room)?;
+        Ok(Open { root, keys })
+    }
+
+    fn decrypted(
+        &self,
+        root: &RootKey,
+    ) -> Result<BTreeMap<(KeyKind, u32), Secret<32>>, VaultProblem> {
+        let one = |e: &Entry| {
+            let label = self.label(e.kind, e.version);
+            let key = seal::unlock(root, &label, &e.locked);
+            let key = key.map_err(|_| VaultProblem::WrongRoot {
+                path: self.path.clone(),
+                kind: e.kind.as_str(),
+                version: e.version,
+            })?;
+            Ok(((e.kind, e.version), key))
+        };
+        self.entries.iter().map(one).collect()
     }
 
     fn label(&self, kind: KeyKind, version: u32) -> String {
@@ -138,16 +336,31 @@ impl Vault {
         format!("{deployment}/{custodian}/{node}/{kind}/{version}")
     }
 
-    /// The key versions it holds.
-    pub fn keys(&self) -> impl Iterator<Item = (KeyKind, u32, &Secret<32>)> {
-        self.keys
-            .iter()
-            .map(|((kind, version), key)| (*kind, *version, key))
+    fn locked_entry(
+        &self,
+        root: &RootKey,
+        kind: KeyKind,
+        version: u32,
+        key: &Secret<32>,
+    ) -> Result<Entry, VaultProblem> {
+        let mut nonce = [0; 24];
+        fill(&mut nonce)?;
+        Ok(Entry {
+            kind,
+            version,
+            locked: seal::lock(root, &self.label(kind, version), nonce, key),
+        })
     }
 
-    /// One key version.
+    /// The key versions it holds; none while it is locked.
+    pub fn keys(&self) -> impl Iterator<Item = (KeyKind, u32, &Secret<32>)> {
+        let all = self.open.iter().flat_map(|o| &o.keys);
+        all.map(|((kind, version), key)| (*kind, *version, key))
+    }
+
+    /// One key version, unless the vault is locked.
     pub fn get(&self, kind: KeyKind, version: u32) -> Option<&Secret<32>> {
-        self.keys.get(&(kind, version))
+        self.open.as_ref()?.keys.get(&(kind, version))
     }
 
     /// Keeps a key version. When this returns, it survives a power cut.
@@ -160,71 +373,70 @@ impl Vault {
         version: u32,
         key: Secret<32>,
     ) -> Result<(), VaultProblem> {
-        use subtle_eq::same;
-        if let Some(old) = self.keys.get(&(kind, version)) {
+        let open = self.open.as_ref().ok_or(VaultProblem::Locked)?;
+        if let Some(old) = open.keys.get(&(kind, version)) {
             let taken = VaultProblem::Taken {
                 kind: kind.as_str(),
                 version,
             };
-            return if same(old, &key) { Ok(()) } else { Err(taken) };
+            return if old.ct_eq(&key).into() {
+                Ok(())
+            } else {
+                Err(taken)
+            };
         }
-        if self.keys.len() >= VERSIONS_MAX {
+        if self.entries.len() >= VERSIONS_MAX {
             return Err(VaultProblem::Full);
         }
-        self.keys.insert((kind, version), key);
-        if let Err(e) = self.write() {
-            self.keys.remove(&(kind, version));
-            return Err(e);
+        let entry = self.locked_entry(&open.root(), kind, version, &key)?;
+        let mut entries = self.entries.clone();
+        entries.push(entry);
+        self.write(entries)?;
+        if let Some(open) = &mut self.open {
+            open.keys.insert((kind, version), key);
         }
         Ok(())
     }
 
-    /// Destroys a key version. When this returns, the file is without it.
+    /// Destroys a key version, locked or not. When this returns, the file is without it.
     ///
     /// # Errors
     /// [`VaultProblem`]; then it is still there.
     pub fn destroy(&mut self, kind: KeyKind, version: u32) -> Result<(), VaultProblem> {
-        let Some(key) = self.keys.remove(&(kind, version)) else {
+        let is = |e: &Entry| e.kind == kind && e.version == version;
+        if !self.entries.iter().any(is) {
             return Ok(());
-        };
-        if let Err(e) = self.write() {
-            self.keys.insert((kind, version), key);
-            return Err(e);
+        }
+        let left = self.entries.iter().filter(|e| !is(e)).cloned().collect();
+        self.write(left)?;
+        if let Some(open) = &mut self.open {
+            open.keys.remove(&(kind, version));
         }
         Ok(())
     }
 
-    fn write(&self) -> Result<(), VaultProblem> {
-        let mut entries = Vec::with_capacity(self.keys.len());
-        for ((kind, version), key) in &self.keys {
-            let mut nonce = [0; 24];
-            fill(&mut nonce)?;
-            let label = self.label(*kind, *version);
-            entries.push(Entry {
-                kind: *kind,
-                version: *version,
-                locked: seal::lock(&self.root, &label, nonce, key),
-            });
-        }
-        let bytes = codec::encode(FORMAT, &entries);
+    fn write(&mut self, entries: Vec<Entry>) -> Result<(), VaultProblem> {
+        let bytes = Self::encoded(&self.table, &entries);
         files::replace(&self.path, &bytes, Access::Secret)?;
+        self.entries = entries;
         Ok(())
     }
-}
 
-mod subtle_eq {
-    use quorate_engine::types::Secret;
-
-    /// Constant time over the contents: blake3 compares its hashes so, and the
-    /// hash of a random key tells nothing.
-    pub(super) fn same(a: &Secret<32>, b: &Secret<32>) -> bool {
-        blake3::hash(a.expose()) == blake3::hash(b.expose())
+    fn encoded(table: &SlotTable, entries: &[Entry]) -> Vec<u8> {
+        let table = serde_bytes::ByteBuf::from(table.encode());
+        codec::encode(FORMAT, &(table, entries))
     }
 }
 
 fn fill(bytes: &mut [u8]) -> Result<(), VaultProblem> {
     rand::rngs::SysRng
         .try_fill_bytes(bytes)
+        .map_err(|e| VaultProblem::Random(e.to_string()))
+}
+
+/// A generator seeded by the system, for what takes a generator.
+pub(super) fn seeded() -> Result<rand::rngs::StdRng, VaultProblem> {
+    rand::SeedableRng::try_from_rng(&mut rand::rngs::SysRng)
         .map_err(|e| VaultProblem::Random(e.to_string()))
 }
 
@@ -254,7 +466,7 @@ mod tests {
         Secret::take(&mut [byte; 32])
     }
     fn open(dir: &Path, node: NodeId, root: u8) -> Result<Vault, VaultProblem> {
-        Vault::open(dir, &place(), node, RootKey(secret(root)))
+        Vault::open(dir, &place(), node, secret(root))
     }
 
     #[test]
@@ -296,10 +508,7 @@ mod tests {
         v.keep(KeyKind::Wrapping, 1, secret(1)).unwrap();
         for (node, root) in [(1, 8), (2, 9)] {
             let e = open(dir.path(), node, root).map(|_| ()).unwrap_err();
-            assert!(
-                matches!(e, VaultProblem::WrongRoot { version: 1, .. }),
-                "{e}"
-            );
+            assert!(matches!(e, VaultProblem::Slot(_)), "{e}");
         }
         let file = dir.path().join(VAULT_FILE);
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
@@ -318,8 +527,99 @@ mod tests {
     #[test]
     fn a_failed_write_keeps_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let mut v = open(&dir.path().join("missing"), 1, 9).unwrap();
+        let mut v = open(dir.path(), 1, 9).unwrap();
+        v.path = dir.path().join("missing").join(VAULT_FILE);
         assert!(v.keep(KeyKind::Wrapping, 1, secret(1)).is_err());
         assert_eq!(v.keys().count(), 0);
+        let slot = SlotPublic::new(
+            CustodianId::new("x").unwrap(),
+            Provider::KeyFile,
+            &secret(2),
+        );
+        assert!(v.put_slot(slot).is_err() && v.slots().count() == 1);
+    }
+
+    #[test]
+    fn a_vault_without_slots_becomes_one_with_a_new_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = RootKey(secret(9));
+        let label = format!("{}/ch/1/wrapping/1", place().deployment);
+        let entry = Entry {
+            kind: KeyKind::Wrapping,
+            version: 1,
+            locked: seal::lock(&old, &label, [1; 24], &secret(0xa1)),
+        };
+        let file = dir.path().join(VAULT_FILE);
+        let bytes = codec::encode(FORMAT_WITHOUT_SLOTS, &vec![entry]);
+        files::create(&file, &bytes, Access::Secret).unwrap();
+        assert!(matches!(
+            open(dir.path(), 1, 8),
+            Err(VaultProblem::WrongRoot { .. })
+        ));
+        assert_eq!(std::fs::read(&file).unwrap(), bytes, "nothing was changed");
+        for _ in 0..2 {
+            let v = open(dir.path(), 1, 9).unwrap();
+            assert_eq!(v.get(KeyKind::Wrapping, 1).unwrap().expose()[0], 0xa1);
+            assert!(
+                v.decrypted(&old).is_err(),
+                "what stood in the key file opens nothing by itself"
+            );
+        }
+    }
+
+    #[test]
+    fn slots_come_and_go_and_each_time_the_old_ones_open_old_files_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let slot = |name: &str, key: u8| {
+            SlotPublic::new(
+                CustodianId::new(name).unwrap(),
+                Provider::KeyFile,
+                &secret(key),
+            )
+        };
+        let load = || Vault::load(dir.path(), &place(), 1).unwrap();
+        assert!(load().is_new());
+        let mut v = open(dir.path(), 1, 9).unwrap();
+        v.keep(KeyKind::Wrapping, 1, secret(0xa1)).unwrap();
+        v.put_slot(slot("emergency", 3)).unwrap();
+        let file = dir.path().join(VAULT_FILE);
+        let image = std::fs::read(&file).unwrap();
+        for (name, key) in [(KEY_FILE_SLOT, 9), ("emergency", 3)] {
+            let mut v = load();
+            assert!(!v.is_open() && v.keys().count() == 0 && v.get(KeyKind::Wrapping, 1).is_none());
+            assert!(matches!(
+                v.keep(KeyKind::Wrapping, 2, secret(1)),
+                Err(VaultProblem::Locked)
+            ));
+            assert!(matches!(
+                v.put_slot(slot("eve", 6)),
+                Err(VaultProblem::Locked)
+            ));
+            assert_eq!(v.check(name, &secret(key)).unwrap(), 1);
+            assert!(!v.is_open(), "a check keeps nothing");
+            assert!(v.check(name, &secret(1)).is_err());
+            v.unlock(name, &secret(key)).unwrap();
+            assert_eq!(v.get(KeyKind::Wrapping, 1).unwrap().expose()[0], 0xa1);
+            v.lock();
+            assert!(!v.is_open() && v.keys().count() == 0);
+        }
+        v.put_slot(slot("emergency", 4)).unwrap();
+        v.remove_slot(KEY_FILE_SLOT).unwrap();
+        assert!(
+            matches!(v.remove_slot("emergency"), Err(VaultProblem::Slot(_))),
+            "the last one stays"
+        );
+        let new = std::fs::read(&file).unwrap();
+        assert!(load().unlock("emergency", &secret(3)).is_err());
+        load().unlock("emergency", &secret(4)).unwrap();
+        std::fs::write(&file, &image).unwrap();
+        let mut old = load();
+        old.unlock("emergency", &secret(3)).unwrap();
+        let root = old.open.as_ref().unwrap().root();
+        std::fs::write(&file, &new).unwrap();
+        assert!(
+            load().decrypted(&root).is_err(),
+            "the old root opens nothing of the new file"
+        );
     }
 }

@@ -258,7 +258,7 @@ impl Bench {
 }
 
 fn open_vault(dir: &Path, node: NodeId) -> Vault {
-    Vault::open(dir, &place(), node, RootKey(Secret::take(&mut [9; 32]))).unwrap()
+    Vault::open(dir, &place(), node, Secret::take(&mut [9; 32])).unwrap()
 }
 
 fn home_node() -> PeerIdentity {
