@@ -1,8 +1,9 @@
-//! `quorate custodian init|renew|new-node|status|freeze|thaw|shred`.
+//! `quorate custodian init|renew|new-node|status|freeze|thaw|shred|unlock|lock|keys`.
 
-use super::{Context, entity};
+use super::{Context, entity, keys};
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::output::plain;
+use quorate_engine::api::keys::Purpose;
 use quorate_engine::api::operator::{
     FreezeRequest, OperatorDone, OperatorStatus, ShredKey, ShredRequest,
 };
@@ -32,6 +33,13 @@ enum What {
     Thaw(Scope),
     /// Destroy shares, for ever
     Shred(Shred),
+    /// Load the keys of locked nodes: with a passphrase, holders' shares, or their own provider
+    Unlock(keys::Open),
+    /// Drop the keys of nodes at once: nothing is served until they are unlocked
+    Lock(keys::Lock),
+    /// What opens a custodian's nodes: key slots and ceremonies
+    #[command(subcommand)]
+    Keys(keys::Keys),
 }
 
 #[derive(Debug, clap::Args)]
@@ -86,6 +94,9 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
         What::Init(init) => return entity::init(ClusterRole::Custodian, &init, context),
         What::Renew(args) => return entity::renew(ClusterRole::Custodian, &args, context),
         What::NewNode(args) => return entity::new_node(ClusterRole::Custodian, &args, context),
+        What::Unlock(args) => return keys::open(args, Purpose::Unlock, context).await,
+        What::Lock(args) => return keys::lock(args, context).await,
+        What::Keys(what) => return keys::run(what, context).await,
         What::Status(named) => return status(&named.custodian, context).await,
         What::Freeze(scope) => {
             operator(&scope.custodian)?

@@ -4,7 +4,9 @@
 use super::Context;
 use crate::exit::{CommandResult, Exit, Failure};
 use quorate_engine::types::{DeploymentId, NodeId};
-use quorate_node::config::{ClusterRole, Config, HomeOptions, Listen, RaftOptions, StoreKind};
+use quorate_node::config::{
+    ClusterRole, Config, HomeOptions, KeyProvider, Listen, RaftOptions, StoreKind,
+};
 use quorate_node::pki::Descriptor;
 use quorate_node::pki::entity::{self, Entity, EntityError, EntitySpec, NodeSpec};
 use serde::Serialize;
@@ -38,6 +40,31 @@ pub struct Init {
     /// next three ports; edit config.toml to move them
     #[arg(long = "node", value_name = "ID=HOST:PORT", required = true, value_parser = node)]
     nodes: Vec<(NodeId, String, u16)>,
+    /// What opens each node's keys. All but `key-file` start locked, and are set up with
+    /// `quorate custodian keys rekey`
+    #[arg(long, value_enum, default_value = "key-file")]
+    keys: Keys,
+}
+
+/// Key providers, as `init` offers them.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Keys {
+    /// A file beside the configuration; for development
+    KeyFile,
+    /// A person's passphrase
+    Passphrase,
+    /// Several persons' shares
+    Shares,
+}
+
+impl From<Keys> for KeyProvider {
+    fn from(keys: Keys) -> Self {
+        match keys {
+            Keys::KeyFile => Self::KeyFile,
+            Keys::Passphrase => Self::Passphrase,
+            Keys::Shares => Self::Shares,
+        }
+    }
 }
 
 /// Options of `renew`, for either role.
@@ -101,6 +128,12 @@ pub fn init(role: ClusterRole, args: &Init, context: &Context) -> CommandResult 
             "nothing that existed was changed; correct it and use a new directory",
         )
     };
+    if role == ClusterRole::Home && !matches!(args.keys, Keys::KeyFile) {
+        return Err(Failure::usage(
+            "a home has no keys that people unlock",
+            "leave --keys out",
+        ));
+    }
     let deployment = match (role, args.deployment_id) {
         (_, Some(id)) => id,
         (ClusterRole::Home, None) => entity::new_deployment().map_err(failed)?,
@@ -112,6 +145,7 @@ pub fn init(role: ClusterRole, args: &Init, context: &Context) -> CommandResult 
         }
     };
     let spec = EntitySpec {
+        key_provider: args.keys.into(),
         deployment,
         role,
         id: args.name.clone(),

@@ -16,6 +16,7 @@ pub mod entity;
 pub mod export;
 pub mod home;
 pub mod import;
+pub mod keys;
 pub mod message;
 pub mod policy;
 pub mod status;

@@ -83,6 +83,12 @@ pub enum EntryKind {
     AccountStatement,
     /// A statement about a chat's members.
     ChatStatement,
+    /// A node's root was opened.
+    NodeUnlocked,
+    /// A node dropped its keys.
+    NodeLocked,
+    /// What opens a node's root changed.
+    KeySlots,
 }
 
 /// What happened to one key.

@@ -122,6 +122,8 @@ pub enum Command {
     AccountStatement(Chained),
     /// The next statement about a chat's members.
     ChatStatement(Chained),
+    /// Record what happened to a node's own keys.
+    KeyEvent(KeyEvent),
 }
 
 /// See [`Command::RegisterAuthority`].
@@ -234,7 +236,7 @@ pub struct Operator {
 }
 
 impl Operator {
-    pub(super) fn mark(&self) -> OperatorMark {
+    pub(in crate::custody) fn mark(&self) -> OperatorMark {
         OperatorMark {
             name: self.name.clone(),
             certificate: HexBytes(self.certificate),
@@ -375,6 +377,30 @@ pub struct EraseOpenings {
     pub chat: Option<ChatId>,
 }
 
+/// What happened to a node's own keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum KeyEventKind {
+    /// Its root was opened.
+    Unlocked,
+    /// It dropped its keys.
+    Locked,
+    /// What opens its root changed, or a ceremony to change it began or was given up.
+    Slots,
+}
+
+/// See [`Command::KeyEvent`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyEvent {
+    /// The node.
+    pub node: NodeId,
+    /// Who; `None` when the node did it by itself at its start.
+    pub operator: Option<Operator>,
+    /// What.
+    pub what: KeyEventKind,
+    /// How and why, at most [`REASON_BYTES_MAX`].
+    pub reason: String,
+}
+
 impl Command {
     /// What its log entry is called.
     pub fn kind(&self) -> EntryKind {
@@ -397,6 +423,11 @@ impl Command {
             Command::RegisterHome(_) => EntryKind::RegisterHome,
             Command::AccountStatement(_) => EntryKind::AccountStatement,
             Command::ChatStatement(_) => EntryKind::ChatStatement,
+            Command::KeyEvent(c) => match c.what {
+                KeyEventKind::Unlocked => EntryKind::NodeUnlocked,
+                KeyEventKind::Locked => EntryKind::NodeLocked,
+                KeyEventKind::Slots => EntryKind::KeySlots,
+            },
         }
     }
 
@@ -444,6 +475,16 @@ impl Command {
             }
             Command::RotateAuthority(e) => enveloped(e),
             Command::AccountStatement(c) | Command::ChatStatement(c) => enveloped(&c.envelope),
+            Command::KeyEvent(c) => {
+                if let Some(by) = &c.operator {
+                    at_most(
+                        "bytes of operator name",
+                        by.name.len(),
+                        OPERATOR_NAME_BYTES_MAX,
+                    )?;
+                }
+                at_most("bytes of reason", c.reason.len(), REASON_BYTES_MAX)
+            }
         }
     }
 }

@@ -35,7 +35,7 @@ mod view_chains;
 pub use apply::Custody;
 pub use command::{
     Abandon, ApprovePolicy, AttestKey, COMMANDS_PER_PROPOSAL_MAX, Chained, Command, DropVersion,
-    EraseOpenings, ExpireShares, Freeze, KeyKind, OPERATOR_NAME_BYTES_MAX, Operator, Proposal,
+    EraseOpenings, ExpireShares, Freeze, KeyEvent, KeyEventKind, KeyKind, OPERATOR_NAME_BYTES_MAX, Operator, Proposal,
     REASON_BYTES_MAX, RegisterAuthority, RegisterHome, Release, Shred, Stamped, StoreItem,
     StoreShares, Thaw, UseVersion, VOTERS_MAX, Voters, Wrapped,
 };

@@ -1,6 +1,6 @@
 //! What makes a well-formed configuration a usable one.
 
-use super::{CLUSTER_NODES_MAX, CONFIG_FORMAT, ClusterRole, Config, SHARDS_MAX};
+use super::{CLUSTER_NODES_MAX, CONFIG_FORMAT, ClusterRole, Config, KeyProvider, SHARDS_MAX};
 use quorate_engine::types::CustodianId;
 use std::collections::BTreeSet;
 
@@ -59,6 +59,7 @@ pub(super) fn problems(c: &Config) -> Vec<Problem> {
     }
     nodes(c, &mut out);
     role(c, &mut out);
+    keys(c, &mut out);
     raft(c, &mut out);
     limits(c, &mut out);
     out
@@ -168,6 +169,23 @@ fn role(c: &Config, out: &mut Vec<Problem>) {
             1 << 20,
         );
         range("home.thin_wait_ms", h.thin_wait_ms, 50, 60_000);
+    }
+}
+
+fn keys(c: &Config, out: &mut Vec<Problem>) {
+    if c.keys.provider == KeyProvider::KeyFile && c.keys.key_file.is_none() {
+        out.push(problem(
+            "keys.key_file",
+            "missing",
+            "name the file, or choose another keys.provider",
+        ));
+    }
+    if c.role == ClusterRole::Home && c.keys.provider != KeyProvider::KeyFile {
+        out.push(problem(
+            "keys.provider",
+            format!("{} at a home", c.keys.provider.as_str()),
+            "only custodians have keys that people unlock: set key-file",
+        ));
     }
 }
 

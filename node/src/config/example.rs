@@ -20,7 +20,7 @@ key = "node.key"
 ca = "ca.crt"
 
 [keys]
-provider = "key-file"
+provider = "key-file"                             # key-file (development) | passphrase | shares
 key_file = "root.key"
 log_key = "log.key"                               # signs receipts and checkpoints
 witness_key = "witness.key"                       # cosigns other custodians' checkpoints

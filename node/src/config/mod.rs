@@ -178,8 +178,23 @@ pub struct Tls {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeyProvider {
-    /// A file with 32 random bytes, hex, mode 0600.
+    /// A file with 32 random bytes, hex, mode 0600: for development. Whoever has the disk has the keys.
     KeyFile,
+    /// A person's passphrase: the node starts locked.
+    Passphrase,
+    /// Several persons' shares: the node starts locked.
+    Shares,
+}
+
+impl KeyProvider {
+    /// As written in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::KeyFile => "key-file",
+            Self::Passphrase => "passphrase",
+            Self::Shares => "shares",
+        }
+    }
 }
 
 /// The key provider and the keys it opens.
@@ -188,8 +203,9 @@ pub enum KeyProvider {
 pub struct Keys {
     /// Which provider.
     pub provider: KeyProvider,
-    /// The root key's file, for `key-file`.
-    pub key_file: PathBuf,
+    /// The file of `key-file`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
     /// The key that signs receipts and checkpoints; custodian only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_key: Option<PathBuf>,
@@ -386,12 +402,12 @@ impl Config {
         abs(&mut self.tls.cert);
         abs(&mut self.tls.key);
         abs(&mut self.tls.ca);
-        abs(&mut self.keys.key_file);
         abs(&mut self.trust.own);
         abs(&mut self.trust.dir);
         for p in [
             &mut self.tls.client_cert,
             &mut self.tls.client_key,
+            &mut self.keys.key_file,
             &mut self.keys.log_key,
             &mut self.keys.witness_key,
             &mut self.trust.policy,

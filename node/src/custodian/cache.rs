@@ -71,6 +71,12 @@ impl Cache {
         order.retain(|d| by.contains_key(d));
     }
 
+    /// Forgets everything: the node's keys are being dropped.
+    pub(super) fn forget_all(&self) {
+        *self.sessions.lock().expect("no holder panics") = Sessions::default();
+        *self.leases.lock().expect("no holder panics") = Leases::default();
+    }
+
     pub(super) fn lease(&self, lease_key: &Digest, now: Instant) -> Option<Arc<LeaseSender>> {
         let l = self.leases.lock().expect("no holder panics");
         let (made, sender) = l.by.get(lease_key)?;

@@ -63,6 +63,10 @@ pub trait Consensus: Send + Sync + 'static {
     fn address(&self, node: NodeId) -> Option<String>;
     /// Gives leadership to another voter, if one can take it.
     fn hand_over(&self) -> BoxFuture<'_, ()>;
+    /// Gives leadership to this voter, if it can take it.
+    fn hand_over_to(&self, node: NodeId) -> BoxFuture<'_, ()>;
+    /// Whether this node may stand for election.
+    fn may_lead(&self, may: bool);
 }
 
 /// Reads the applied state and returns what `read` made of it.
@@ -161,6 +165,16 @@ impl Consensus for GroupConsensus {
     }
     fn hand_over(&self) -> BoxFuture<'_, ()> {
         (self.hand_over)()
+    }
+    fn hand_over_to(&self, node: NodeId) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Err(e) = self.group.transfer_to(node).await {
+                tracing::warn!(to = node, "leadership was not handed over: {e}");
+            }
+        })
+    }
+    fn may_lead(&self, may: bool) {
+        self.group.may_lead(may);
     }
 }
 

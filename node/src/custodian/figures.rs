@@ -14,6 +14,7 @@ const LOG_SIZE: &str = "quorate_custodian_log_entries";
 const FREEZES: &str = "quorate_custodian_freezes";
 const LIVE: &str = "quorate_custodian_shares";
 const SEALING_EXPIRES: &str = "quorate_custodian_sealing_key_expires_seconds";
+const UNLOCKED: &str = "quorate_custodian_unlocked";
 const CLOCK_OFF: &str = "quorate_custodian_clock_off_seconds";
 
 pub(super) fn describe() {
@@ -26,6 +27,10 @@ pub(super) fn describe() {
     describe_gauge!(FREEZES, "Freezes in force");
     describe_gauge!(LIVE, "Shares held");
     describe_gauge!(SEALING_EXPIRES, "Unix time the sealing key in use expires");
+    describe_gauge!(
+        UNLOCKED,
+        "1 when the node's keys are loaded, 0 when it is locked"
+    );
     describe_gauge!(CLOCK_OFF, "This clock's distance from its peers' median");
 }
 
@@ -86,6 +91,10 @@ impl Figures {
                 }
             }
         }
+    }
+
+    pub(super) fn unlocked(&self, open: bool) {
+        of!(gauge, self, UNLOCKED).set(if open { 1.0 } else { 0.0 });
     }
 
     pub(super) fn state(&self, view: &Overview) {

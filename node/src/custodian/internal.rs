@@ -8,10 +8,11 @@ use super::{Custodian, Peers, Ring};
 use crate::peer::{PeerIdentity, Service, ServiceError};
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use quorate_engine::custody::{AttestKey, Command, KeyKind};
+use quorate_engine::custody::{AttestKey, Command, KeyEvent, KeyKind};
 use quorate_engine::types::{NodeId, Secret, WallMs, codec};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use zeroize::{Zeroize, Zeroizing};
 
 const FORMAT: u8 = 1;
@@ -53,6 +54,10 @@ pub(super) enum Ask {
         version: u32,
         fingerprint: [u8; 32],
     },
+    /// Are your keys loaded?
+    Standing,
+    /// This happened to my keys: record it (to the leader).
+    Event { event: KeyEvent },
 }
 
 /// What it answers.
@@ -71,6 +76,9 @@ pub(super) enum Told {
     Recorded,
     No {
         reason: String,
+    },
+    Standing {
+        open: bool,
     },
 }
 
@@ -119,6 +127,14 @@ impl Custodian {
         }
         match what {
             Ask::Clock => Told::Clock { now_ms: self.now() },
+            Ask::Standing => Told::Standing {
+                open: self.unlocked(),
+            },
+            Ask::Event { event } if event.node != from.node => no("a node speaks for itself only"),
+            Ask::Event { event } => match self.submit(Command::KeyEvent(event)).await {
+                Ok(_) => Told::Recorded,
+                Err(e) => no(e.to_string()),
+            },
             Ask::Keep { kind, version, key } => {
                 let key = key.take();
                 let fingerprint = fingerprint_of(kind, &key);
@@ -177,16 +193,17 @@ impl Custodian {
     }
 
     /// Changes the vault off the async threads (it syncs files), then the ring.
-    async fn with_vault(
+    pub(super) async fn with_vault<T: Send + 'static>(
         &self,
-        change: impl FnOnce(&mut super::Vault) -> Result<(), VaultProblem> + Send + 'static,
-    ) -> Result<(), VaultProblem> {
+        change: impl FnOnce(&mut super::Vault) -> Result<T, VaultProblem> + Send + 'static,
+    ) -> Result<T, VaultProblem> {
         let inner = self.0.clone();
         let work = move || {
             let mut vault = inner.vault.lock().expect("no holder panics");
-            change(&mut vault)?;
+            let done = change(&mut vault)?;
             *inner.ring.write().expect("no writer panics") = Arc::new(Ring::of(&vault));
-            Ok(())
+            inner.open.store(vault.is_open(), Ordering::Release);
+            Ok(done)
         };
         tokio::task::spawn_blocking(work)
             .await

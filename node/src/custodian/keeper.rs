@@ -83,7 +83,8 @@ pub(super) async fn run(custodian: Custodian, stop: CancellationToken) {
         }
         let fresh = lead.is_leader && custodian.0.ready_term.load(Ordering::Acquire) != lead.term;
         let tick = custodian.0.options.tick;
-        if fresh || looked.is_none_or(|at| at.elapsed() >= tick) {
+        let fresh_open = fresh && custodian.unlocked();
+        if fresh_open || looked.is_none_or(|at| at.elapsed() >= tick) {
             looked = Some(Instant::now());
             match custodian.look_after(lead, fresh).await {
                 Ok(()) => {
@@ -97,7 +98,7 @@ pub(super) async fn run(custodian: Custodian, stop: CancellationToken) {
                         said = why;
                     }
                     let since = *lacking.get_or_insert_with(Instant::now);
-                    if fresh && since.elapsed() > LACKING_MAX {
+                    if fresh && custodian.unlocked() && since.elapsed() > LACKING_MAX {
                         lacking = None;
                         custodian.0.consensus.hand_over().await;
                     }
@@ -121,6 +122,14 @@ impl Custodian {
         }
         let seen = self.see()?;
         self.0.figures.state(&seen.overview);
+        self.0.figures.unlocked(self.unlocked());
+        self.record_events(lead).await;
+        if !self.unlocked() {
+            if lead.is_leader {
+                self.lead_elsewhere().await;
+            }
+            return Err("this node is locked; it follows, and serves nothing".into());
+        }
         self.destroy_dead(&seen).await?;
         let lacking = self.fetch_missing(&seen, lead).await;
         self.attest_held(&seen, lead).await;

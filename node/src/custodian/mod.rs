@@ -24,9 +24,11 @@ mod departure;
 mod figures;
 mod internal;
 mod keeper;
+mod locking;
 mod open;
 mod operator;
 mod pool;
+mod provider;
 mod ring;
 mod service;
 mod vault;
@@ -36,6 +38,7 @@ pub use consensus::{ClusterPeers, Consensus, GroupConsensus, Lead, Peers, Submit
 pub use internal::InternalService;
 pub use open::{GROUP, OpenProblem, facts, log_key, machine, policies};
 pub use operator::{CustodianStatus, OperatorProblem, Recorded};
+pub use provider::{KeyFile, OwnProvider, own_provider};
 pub use ring::Ring;
 pub use service::HomeService;
 pub use vault::{VAULT_FILE, Vault, VaultProblem};
@@ -44,7 +47,7 @@ use quorate_engine::crypto::sign::SigningKey;
 use quorate_engine::custody::Place;
 use quorate_engine::types::{HomeId, WallMs};
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -116,6 +119,10 @@ struct Inner {
     clock_state: RwLock<ClockState>,
     vault: Arc<Mutex<Vault>>,
     ring: RwLock<Arc<Ring>>,
+    /// Whether the vault is open.
+    open: AtomicBool,
+    provider: Option<Arc<dyn OwnProvider>>,
+    ceremonies: Mutex<locking::Ceremonies>,
     /// The term in which this node, as leader, was seen to hold every live key version; 0: none.
     ready_term: AtomicU64,
     gate: departure::Gate,
@@ -149,6 +156,8 @@ pub struct Parts {
     pub clock: WallClock,
     /// Its key versions on disk.
     pub vault: Vault,
+    /// What opens its root without people, if anything does.
+    pub provider: Option<Arc<dyn OwnProvider>>,
     /// Settings.
     pub options: CustodianOptions,
 }
@@ -158,6 +167,8 @@ impl Custodian {
     pub fn start(parts: Parts, stop: CancellationToken) -> Self {
         figures::describe();
         let ring = Arc::new(Ring::of(&parts.vault));
+        let open = parts.vault.is_open();
+        parts.consensus.may_lead(open);
         let figures = figures::Figures::new(&parts.place.custodian, parts.consensus.node());
         let batcher = batch::Batcher::start(parts.consensus.clone(), figures.clone(), stop.clone());
         let custodian = Self(Arc::new(Inner {
@@ -171,6 +182,9 @@ impl Custodian {
             clock_state: RwLock::new(ClockState::default()),
             vault: Arc::new(Mutex::new(parts.vault)),
             ring: RwLock::new(ring),
+            open: AtomicBool::new(open),
+            provider: parts.provider,
+            ceremonies: Mutex::default(),
             ready_term: AtomicU64::new(0),
             gate: departure::Gate::new(),
             batcher,
@@ -200,12 +214,12 @@ impl Custodian {
     /// Whether this node leads and holds every live key version.
     pub fn serves(&self) -> bool {
         let lead = self.0.consensus.lead();
-        lead.is_leader && self.0.ready_term.load(Ordering::Acquire) == lead.term
+        self.unlocked() && lead.is_leader && self.0.ready_term.load(Ordering::Acquire) == lead.term
     }
 
-    /// Whether any key version is loaded: false means this node is locked.
+    /// Whether its root and keys are loaded: false means this node is locked.
     pub fn unlocked(&self) -> bool {
-        !self.ring().is_empty()
+        self.0.open.load(Ordering::Acquire)
     }
 
     fn now(&self) -> WallMs {

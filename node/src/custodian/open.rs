@@ -2,7 +2,7 @@
 
 use super::{
     ClusterPeers, Custodian, CustodianOptions, GroupConsensus, HOME_IN_FLIGHT_MAX,
-    INTERNAL_IN_FLIGHT_MAX, Parts, SigningKeys, Vault, VaultProblem, system_clock,
+    INTERNAL_IN_FLIGHT_MAX, Parts, SigningKeys, Vault, VaultProblem, own_provider, system_clock,
 };
 use crate::config::{ClusterRole, Config};
 use crate::peer::{Allow, PeerClient, PeerServer, services};
@@ -92,8 +92,15 @@ impl Custodian {
             log: log_key(config, own)?,
         };
         files::make_dir(&config.data_dir)?;
-        let key = files::read_secret32(&config.keys.key_file)?;
-        let vault = Vault::open(&config.data_dir, &place, config.node, key)?;
+        let mut vault = Vault::load(&config.data_dir, &place, config.node)?;
+        let provider = own_provider(config);
+        let open = match &provider {
+            Some(provider) => vault.open_by(&**provider)?,
+            None => false,
+        };
+        if !open {
+            tracing::warn!("this node starts locked: unlock it with `quorate custodian unlock`");
+        }
         let group = cluster.group(GROUP).ok_or(OpenProblem::NoGroup)?;
         // Not a strong handle: the custodian's tasks must not keep a stopped cluster alive.
         let (to_hand, of) = (group.clone(), cluster.downgrade());
@@ -122,6 +129,7 @@ impl Custodian {
                 homes: Arc::new(homes),
                 clock: system_clock(),
                 vault,
+                provider,
                 options,
             },
             stop,

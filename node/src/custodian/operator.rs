@@ -318,9 +318,7 @@ impl Custodian {
                 clock.off_ms
             ));
         }
-        if ring.is_empty() {
-            warnings.push("locked: no key version is loaded here".into());
-        }
+        warnings.extend(self.key_warnings());
         match overview.sealing_expires_ms {
             None => warnings.push("no sealing key in use: homes cannot deal to it".into()),
             Some(at) if at <= self.now() => {

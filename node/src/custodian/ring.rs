@@ -34,11 +34,6 @@ impl Ring {
         out
     }
 
-    /// Whether it holds none.
-    pub fn is_empty(&self) -> bool {
-        self.wrapping.is_empty() && self.sealing.is_empty()
-    }
-
     /// The private part of a sealing version.
     pub fn sealing(&self, version: u32) -> Option<&Arc<RecipientKey>> {
         self.sealing.get(&version)

@@ -28,6 +28,10 @@ use std::time::{Duration, Instant};
 /// How often a store is wrapped again because the wrapping version changed under it.
 const WRAP_AGAIN_MAX: usize = 3;
 
+/// What a locked leader answers to everything.
+const LOCKED: &str =
+    "locked: the keys of this custodian's node are not loaded; its own people must unlock it";
+
 /// The service homes call.
 pub struct HomeService(pub(super) Custodian);
 
@@ -170,6 +174,9 @@ impl Custodian {
             let leader = lead.leader;
             let address = None;
             return Err(Box::new(CustodianReply::NotLeader { leader, address }));
+        }
+        if !self.unlocked() {
+            return Err(busy(LOCKED));
         }
         if self.0.ready_term.load(Ordering::Acquire) != lead.term {
             return Err(busy("the new leader is making sure of its keys"));

@@ -20,6 +20,7 @@
 //! Format 1 had no slots; its root stood in the key file itself. Opening such a
 //! file with its key file makes it format 2.
 
+use super::provider::OwnProvider;
 use crate::locked::{LockedKey, LockedSlab};
 use crate::pki::files::{self, Access, FileError};
 use quorate_engine::crypto::vault as seal;
@@ -71,6 +72,9 @@ pub enum VaultProblem {
     /// A key slot.
     #[error(transparent)]
     Slot(#[from] SlotError),
+    /// The node's own provider.
+    #[error("{0}")]
+    Provider(String),
     /// The root is not here.
     #[error("this node is locked; unlock it first (`quorate custodian unlock`)")]
     Locked,
@@ -179,6 +183,28 @@ impl Vault {
         let mut vault = Self::load(dir, place, node)?;
         vault.open_by_key_file(&key_file)?;
         Ok(vault)
+    }
+
+    /// Opens through the slot that the node's own provider opens, if there is one; a new vault
+    /// gets one. False when it has other slots only: then it stays locked until people come.
+    ///
+    /// # Errors
+    /// [`VaultProblem`].
+    pub fn open_by(&mut self, provider: &dyn OwnProvider) -> Result<bool, VaultProblem> {
+        if self.without_slots || self.is_new() {
+            let name = CustodianId::new(provider.slot_name()).expect("a valid name");
+            let slot = provider.new_slot(name).map_err(VaultProblem::Provider)?;
+            if self.without_slots {
+                let key = provider.unlock_key(&slot).map_err(VaultProblem::Provider)?;
+                return self.open_by_key_file(&key);
+            }
+            return self.put_slot(slot).map(|()| true);
+        }
+        let Some(slot) = self.slots().find(|s| provider.opens(&s.provider)).cloned() else {
+            return Ok(false);
+        };
+        let key = provider.unlock_key(&slot).map_err(VaultProblem::Provider)?;
+        self.unlock(slot.name.as_str(), &key).map(|()| true)
     }
 
     /// Opens by what a key file holds, if there is such a slot; a new vault gets one.

@@ -287,6 +287,7 @@ fn entity_of(
     let entity = entity::init(
         &entity_dir,
         &entity::EntitySpec {
+            key_provider: crate::config::KeyProvider::KeyFile,
             deployment,
             role,
             id: spec.name.clone(),

@@ -23,6 +23,7 @@ pub mod envelope;
 pub mod health;
 pub mod input;
 pub mod openapi;
+mod keys;
 pub mod operator;
 pub mod problem;
 pub mod serve;

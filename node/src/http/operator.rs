@@ -16,6 +16,7 @@ use axum::http::{HeaderMap, StatusCode, request::Parts};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures::future::BoxFuture;
+use quorate_engine::api::keys::{KeysDone, KeysStep, KeysView};
 use quorate_engine::api::operator::{
     AddNode, ClusterView, FreezeRequest, OPERATOR_BODY_BYTES_MAX, OperatorDone, OperatorStatus,
     REASON_CHARS_MAX, RemoveNode, SHRED_KEYS_MAX, ShredRequest, TransferLeader,
@@ -123,6 +124,14 @@ pub trait OperatorApi: Send + Sync + 'static {
     ) -> BoxFuture<'_, OperatorResult<OperatorDone>> {
         custodian_only("shreds")
     }
+    /// This node's key slots and ceremonies.
+    fn keys(&self) -> BoxFuture<'_, OperatorResult<KeysView>> {
+        custodian_only("has key slots")
+    }
+    /// One step about this node's keys.
+    fn keys_step(&self, _by: Operator, _step: KeysStep) -> BoxFuture<'_, OperatorResult<KeysDone>> {
+        custodian_only("has key slots")
+    }
 }
 
 fn custodian_only<T: Send + 'static>(verb: &str) -> BoxFuture<'static, OperatorResult<T>> {
@@ -140,8 +149,8 @@ pub struct OwnCluster {
 }
 
 #[derive(Clone)]
-struct Plane {
-    api: Arc<dyn OperatorApi>,
+pub(super) struct Plane {
+    pub(super) api: Arc<dyn OperatorApi>,
     own: Arc<OwnCluster>,
 }
 
@@ -162,6 +171,7 @@ pub fn router(api: Arc<dyn OperatorApi>, own: OwnCluster) -> Router {
         .route("/v1/cluster/add-node", post(add_node))
         .route("/v1/cluster/remove-node", post(remove_node))
         .route("/v1/cluster/transfer-leader", post(transfer_leader))
+        .merge(super::keys::routes())
         .with_state(Plane {
             api,
             own: Arc::new(own),

@@ -93,6 +93,8 @@ pub struct EntitySpec {
     pub raft: RaftOptions,
     /// Home only; defaults when absent.
     pub home: Option<HomeOptions>,
+    /// What opens each node's root.
+    pub key_provider: KeyProvider,
 }
 
 /// A made or opened entity.
@@ -188,7 +190,14 @@ pub fn init(dir: &Path, spec: &EntitySpec) -> Result<Entity, EntityError> {
         })
         .collect();
     for node in &spec.nodes {
-        entity.write_node(node, &all, spec.store, &spec.raft, spec.home.as_ref())?;
+        entity.write_node(
+            node,
+            &all,
+            spec.store,
+            &spec.raft,
+            spec.home.as_ref(),
+            spec.key_provider,
+        )?;
     }
     Ok(entity)
 }
@@ -290,7 +299,14 @@ impl Entity {
         body.endpoints.insert(node.id, node.peer.clone());
         self.publish(body)?;
         // No `nodes`: a joining node waits to be added and never forms a cluster by itself.
-        self.write_node(node, &[], like.store.kind, &like.raft, like.home.as_ref())?;
+        self.write_node(
+            node,
+            &[],
+            like.store.kind,
+            &like.raft,
+            like.home.as_ref(),
+            like.keys.provider,
+        )?;
         let from = self.dir.join("trust");
         for d in trusted_in(&from)? {
             TrustStore::add(&self.node_dir(node.id).join("trust"), &d)?;
@@ -361,11 +377,15 @@ impl Entity {
         store: StoreKind,
         raft: &RaftOptions,
         home: Option<&HomeOptions>,
+        provider: KeyProvider,
     ) -> Result<(), EntityError> {
         let dir = self.node_dir(node.id);
         files::make_dir(&dir)?;
         files::make_dir(&dir.join("trust"))?;
-        files::create_secret32(&dir.join("root.key"), &new_secret()?)?;
+        let key_file = (provider == KeyProvider::KeyFile).then(|| PathBuf::from("root.key"));
+        if let Some(name) = &key_file {
+            files::create_secret32(&dir.join(name), &new_secret()?)?;
+        }
         files::create(
             &dir.join("ca.crt"),
             self.authority.cert_pem().as_bytes(),
@@ -398,8 +418,8 @@ impl Entity {
                 client_key: home_file("client-plane.key"),
             },
             keys: Keys {
-                provider: KeyProvider::KeyFile,
-                key_file: "root.key".into(),
+                provider,
+                key_file,
                 log_key: custodian_file("log.key"),
                 witness_key: custodian_file("witness.key"),
             },

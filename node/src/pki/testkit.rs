@@ -12,6 +12,7 @@ pub(crate) const DEPLOYMENT: DeploymentId = DeploymentId([0x51; 16]);
 pub(crate) fn spec(role: ClusterRole, id: &str, nodes: u64) -> EntitySpec {
     let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
     EntitySpec {
+        key_provider: crate::config::KeyProvider::KeyFile,
         deployment: DEPLOYMENT,
         role,
         id: id.into(),

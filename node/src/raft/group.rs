@@ -344,6 +344,11 @@ impl Group {
         transfer.map_err(|e| e.to_string())
     }
 
+    /// Whether this node may stand for election. It votes and follows all the same.
+    pub fn may_lead(&self, may: bool) {
+        self.raft().runtime_config().elect(may);
+    }
+
     /// Follows who leads.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.0.leadership.clone()

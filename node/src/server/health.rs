@@ -25,7 +25,7 @@ pub(super) fn not_ready(core: &Core) -> Vec<String> {
     }
     if let Role::Custodian(custodian) = &core.role {
         if !custodian.unlocked() {
-            reasons.push("locked: no key version is loaded".into());
+            reasons.push("locked: this node's keys are not loaded".into());
         }
         match custodian.status() {
             Err(e) => reasons.push(format!("the state cannot be read: {e}")),

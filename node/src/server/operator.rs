@@ -6,6 +6,7 @@ use crate::http::operator::{Operator, OperatorApi, OperatorError, OperatorResult
 use crate::raft::group::GroupStatus as Raft;
 use crate::raft::membership::MembershipError;
 use futures::future::BoxFuture;
+use quorate_engine::api::keys::{KeysDone, KeysStep, KeysView};
 use quorate_engine::api::operator::{
     AddNode, ClusterView, FreezeStatus, GroupStatus, Member, OperatorDone, OperatorStatus,
     RemoveNode, TransferLeader,
@@ -324,6 +325,21 @@ impl OperatorApi for Operations {
                 .collect::<Vec<_>>()
                 .join(", ");
             Ok(done(format!("shares: {detail}"), &r))
+        })
+    }
+
+    fn keys(&self) -> BoxFuture<'_, OperatorResult<KeysView>> {
+        Box::pin(async move { Ok(self.custodian("has key slots")?.keys_view()) })
+    }
+
+    fn keys_step(
+        &self,
+        operator: Operator,
+        step: KeysStep,
+    ) -> BoxFuture<'_, OperatorResult<KeysDone>> {
+        Box::pin(async move {
+            let custodian = self.custodian("has key slots")?;
+            Ok(custodian.keys_step(by(&operator), step).await?)
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Key versions: attested by nodes, put into use by a majority, dropped when
 //! nothing lives under them.
 
-use super::super::command::{AttestKey, DropVersion, KeyKind, UseVersion, Voters};
+use super::super::command::{AttestKey, DropVersion, KeyEvent, KeyKind, UseVersion, Voters};
 use super::super::protocol::SealingKeyStatement;
 use super::super::reply::Effect;
 use super::super::rows::{self, VOTERS, VersionRow, VersionState};
@@ -17,6 +17,17 @@ use std::collections::BTreeSet;
 fn about(draft: &mut Draft<'_>, kind: KeyKind, version: u32) {
     draft.entry.key_kind = Some(kind.as_str().to_owned());
     draft.entry.version = Some(version);
+}
+
+/// Nothing but the record: what it tells of has happened.
+pub(super) fn key_event(draft: &mut Draft<'_>, c: &KeyEvent) -> Effect {
+    draft.entry.node = Some(c.node);
+    draft.entry.operator = c
+        .operator
+        .as_ref()
+        .map(super::super::command::Operator::mark);
+    draft.entry.reason = Some(c.reason.clone());
+    Effect::Done
 }
 
 impl Run<'_> {

@@ -88,6 +88,15 @@ impl Consensus for OneLog {
         self.1.handed_over.fetch_add(1, Ordering::SeqCst);
         Box::pin(async {})
     }
+    fn hand_over_to(&self, node: NodeId) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let mut lead = self.1.lead.write().unwrap();
+            if lead.0 == Some(self.0) {
+                *lead = (Some(node), lead.1 + 1);
+            }
+        })
+    }
+    fn may_lead(&self, _may: bool) {}
 }
 
 /// Calls straight into the other nodes.
@@ -201,6 +210,7 @@ impl Bench {
             homes: Arc::new(|| BTreeSet::from([HomeId::new("ae").unwrap()])),
             clock: Arc::new(move || clock.load(Ordering::SeqCst)),
             vault: open_vault(&dir, node),
+            provider: None,
             options: CustodianOptions {
                 tick: Duration::from_millis(20),
                 policies: vec![policy().canonical()],
