@@ -35,9 +35,9 @@ mod view_chains;
 pub use apply::Custody;
 pub use command::{
     Abandon, ApprovePolicy, AttestKey, COMMANDS_PER_PROPOSAL_MAX, Chained, Command, DropVersion,
-    EraseOpenings, ExpireShares, Freeze, KeyEvent, KeyEventKind, KeyKind, OPERATOR_NAME_BYTES_MAX, Operator, Proposal,
-    REASON_BYTES_MAX, RegisterAuthority, RegisterHome, Release, Shred, Stamped, StoreItem,
-    StoreShares, Thaw, UseVersion, VOTERS_MAX, Voters, Wrapped,
+    EraseOpenings, ExpireShares, Freeze, KeyEvent, KeyEventKind, KeyKind, OPERATOR_NAME_BYTES_MAX,
+    Operator, Proposal, REASON_BYTES_MAX, RegisterAuthority, RegisterHome, Release, Shred, Stamped,
+    StoreItem, StoreShares, Thaw, UseVersion, VOTERS_MAX, Voters, Wrapped,
 };
 pub use departure::{DEPARTURE_MS_MAX, Departure, Departures, Restricted, SETTLED_MS};
 pub use leader::{

@@ -11,6 +11,7 @@ mod entities;
 mod faults;
 mod freeze;
 mod full_disk;
+mod keys;
 mod load;
 mod operations;
 mod shred;
