@@ -180,6 +180,13 @@ fn keys(c: &Config, out: &mut Vec<Problem>) {
             "name the file, or choose another keys.provider",
         ));
     }
+    if (c.keys.provider == KeyProvider::Pkcs11) != c.keys.pkcs11.is_some() {
+        out.push(problem(
+            "keys.pkcs11",
+            "must be there exactly when keys.provider is pkcs11",
+            "give module, token, key and pin_file, or choose another keys.provider",
+        ));
+    }
     if c.role == ClusterRole::Home && c.keys.provider != KeyProvider::KeyFile {
         out.push(problem(
             "keys.provider",

@@ -20,7 +20,7 @@ key = "node.key"
 ca = "ca.crt"
 
 [keys]
-provider = "key-file"                             # key-file (development) | passphrase | shares
+provider = "key-file"                             # key-file (development) | passphrase | shares | pkcs11
 key_file = "root.key"
 log_key = "log.key"                               # signs receipts and checkpoints
 witness_key = "witness.key"                       # cosigns other custodians' checkpoints

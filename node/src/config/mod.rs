@@ -184,6 +184,8 @@ pub enum KeyProvider {
     Passphrase,
     /// Several persons' shares: the node starts locked.
     Shares,
+    /// An AES key on a PKCS#11 token.
+    Pkcs11,
 }
 
 impl KeyProvider {
@@ -193,8 +195,23 @@ impl KeyProvider {
             Self::KeyFile => "key-file",
             Self::Passphrase => "passphrase",
             Self::Shares => "shares",
+            Self::Pkcs11 => "pkcs11",
         }
     }
+}
+
+/// A PKCS#11 token.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pkcs11 {
+    /// The token maker's library.
+    pub module: PathBuf,
+    /// The token's label.
+    pub token: String,
+    /// The label of its AES key, at most 64 bytes; made on the token when there is none.
+    pub key: String,
+    /// The file with the user PIN, mode 0600.
+    pub pin_file: PathBuf,
 }
 
 /// The key provider and the keys it opens.
@@ -206,6 +223,9 @@ pub struct Keys {
     /// The file of `key-file`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_file: Option<PathBuf>,
+    /// The token of `pkcs11`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pkcs11: Option<Pkcs11>,
     /// The key that signs receipts and checkpoints; custodian only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_key: Option<PathBuf>,
@@ -404,6 +424,10 @@ impl Config {
         abs(&mut self.tls.ca);
         abs(&mut self.trust.own);
         abs(&mut self.trust.dir);
+        if let Some(p) = &mut self.keys.pkcs11 {
+            abs(&mut p.module);
+            abs(&mut p.pin_file);
+        }
         for p in [
             &mut self.tls.client_cert,
             &mut self.tls.client_key,

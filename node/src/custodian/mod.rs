@@ -31,6 +31,7 @@ mod pool;
 mod provider;
 mod ring;
 mod service;
+mod token;
 mod vault;
 
 pub use clock::{CLOCK_OFF_MS_MAX, ClockState};
@@ -41,6 +42,7 @@ pub use operator::{CustodianStatus, OperatorProblem, Recorded};
 pub use provider::{KeyFile, OwnProvider, own_provider};
 pub use ring::Ring;
 pub use service::HomeService;
+pub use token::Token;
 pub use vault::{VAULT_FILE, Vault, VaultProblem};
 
 use quorate_engine::crypto::sign::SigningKey;

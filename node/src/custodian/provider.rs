@@ -24,6 +24,10 @@ pub trait OwnProvider: KeyProvider + Send + Sync + 'static {
 pub fn own_provider(config: &Config) -> Option<Arc<dyn OwnProvider>> {
     match (config.keys.provider, &config.keys.key_file) {
         (Configured::KeyFile, Some(path)) => Some(Arc::new(KeyFile(path.clone()))),
+        (Configured::Pkcs11, _) => {
+            let token = config.keys.pkcs11.clone()?;
+            Some(Arc::new(super::token::Token(token)))
+        }
         _ => None,
     }
 }

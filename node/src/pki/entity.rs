@@ -420,6 +420,7 @@ impl Entity {
             keys: Keys {
                 provider,
                 key_file,
+                pkcs11: None,
                 log_key: custodian_file("log.key"),
                 witness_key: custodian_file("witness.key"),
             },

@@ -350,3 +350,105 @@ fn a_passphrase_opens_a_node_and_replacing_it_leaves_the_old_one_nothing() {
     });
     assert!(read.unwrap().out.contains("kept"));
 }
+
+/// Debian's place of the SoftHSM2 library.
+const SOFTHSM: &str = "/usr/lib/softhsm/libsofthsm2.so";
+
+/// A fresh token in `dir` and the environment that shows it; `None` when SoftHSM2 is not here.
+fn soft_token(dir: &Path) -> Option<PathBuf> {
+    if !Path::new(SOFTHSM).exists() {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "CI installs softhsm2, and {SOFTHSM} is not there"
+        );
+        println!("skipped: no {SOFTHSM}; install the package softhsm2");
+        return None;
+    }
+    let tokens = dir.join("tokens");
+    std::fs::create_dir_all(&tokens).unwrap();
+    let conf = dir.join("softhsm2.conf");
+    let text = format!(
+        "directories.tokendir = {}\nobjectstore.backend = file\n",
+        tokens.display()
+    );
+    std::fs::write(&conf, text).unwrap();
+    let made = Command::new("softhsm2-util")
+        .env("SOFTHSM2_CONF", &conf)
+        .args([
+            "--init-token",
+            "--free",
+            "--label",
+            "quorate",
+            "--pin",
+            "123456",
+            "--so-pin",
+            "654321",
+        ])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    Some(conf)
+}
+
+#[test]
+fn a_token_opens_a_node_by_itself_and_without_it_the_node_stays_locked() {
+    let scratch = tempfile::tempdir().unwrap();
+    let Some(conf) = soft_token(scratch.path()) else {
+        return;
+    };
+    let mut world = World::lay_out(&topology(1, [1; 3], ""));
+    // The library reads its configuration from the environment of the node.
+    world
+        .d
+        .env
+        .push(("SOFTHSM2_CONF".into(), conf.to_str().unwrap().into()));
+    let is = node("is", 1);
+    let pin = scratch.path().join("pin");
+    std::fs::write(&pin, "123456\n").unwrap();
+    std::fs::set_permissions(&pin, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let config = world.d.node(&is).config.clone();
+    let text = std::fs::read_to_string(&config).unwrap();
+    let table = format!(
+        "[keys.pkcs11]\nmodule = \"{SOFTHSM}\"\ntoken = \"quorate\"\nkey = \"root\"\npin_file = \"{}\"\n\n[trust]",
+        pin.display()
+    );
+    let text = text
+        .replace("provider = \"key-file\"", "provider = \"pkcs11\"")
+        .replace("[trust]", &table);
+    std::fs::write(&config, text).unwrap();
+    world.d.start_all().unwrap();
+    world.wait_ready();
+    let chat = world.chat("behind a token");
+    world.send(&chat, &["kept".into()]);
+    let shown = world.quorate_ok(&["custodian", "keys", "show", "is"]);
+    assert!(shown.contains("slot pkcs11: pkcs11"), "{shown}");
+    let check = world.quorate_ok(&["custodian", "keys", "check", "is", "--own"]);
+    assert!(check.contains("would open"), "{check}");
+    restart(&mut world, &is);
+    world.wait_ready();
+    world.d.stop(&node("sg", 1)).unwrap();
+    restart_home(&mut world);
+    let read = eventually(WAIT, || {
+        let ran = world.quorate(&["message", "get", &chat, "1"]);
+        anyhow::ensure!(ran.code == Some(0), "{ran:?}");
+        Ok(ran)
+    });
+    assert!(read.unwrap().out.contains("kept"));
+
+    // A lock drops the keys; the token opens again; without its PIN nothing does.
+    world.quorate_ok(&["custodian", "lock", "is", "--reason", "a drill"]);
+    wait_locked(&world, &is);
+    std::fs::rename(&pin, scratch.path().join("away")).unwrap();
+    let refused = world.quorate(&["custodian", "unlock", "is", "--own"]);
+    assert!(
+        refused.code == CONFLICT && refused.out.contains("pin"),
+        "{refused:?}"
+    );
+    wait_locked(&world, &is);
+    std::fs::rename(scratch.path().join("away"), &pin).unwrap();
+    world.quorate_ok(&["custodian", "unlock", "is", "--own"]);
+    let vault = config.parent().unwrap().join("data/keys.vault");
+    assert!(std::fs::read(vault).unwrap().len() > 1000);
+    let log = std::fs::read_to_string(config.parent().unwrap().join("process.log")).unwrap();
+    assert!(!log.contains("123456"), "the PIN stands in the log");
+}
