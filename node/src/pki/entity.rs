@@ -20,7 +20,7 @@ use super::identity::{CertIdentity, CertRole};
 use super::trust::{TrustError, TrustStore};
 use crate::config::{
     CONFIG_FORMAT, ClusterNode, ClusterRole, Config, HomeOptions, KeyProvider, Keys, Limits,
-    Listen, RaftOptions, Store, StoreKind, Tls, Trust,
+    Listen, Pkcs11, RaftOptions, Store, StoreKind, Tls, Trust,
 };
 use ed25519_dalek::SigningKey;
 use quorate_engine::types::{DeploymentId, NodeId, Secret};
@@ -196,7 +196,7 @@ pub fn init(dir: &Path, spec: &EntitySpec) -> Result<Entity, EntityError> {
             spec.store,
             &spec.raft,
             spec.home.as_ref(),
-            spec.key_provider,
+            (spec.key_provider, None),
         )?;
     }
     Ok(entity)
@@ -305,7 +305,7 @@ impl Entity {
             like.store.kind,
             &like.raft,
             like.home.as_ref(),
-            like.keys.provider,
+            (like.keys.provider, like.keys.pkcs11.clone()),
         )?;
         let from = self.dir.join("trust");
         for d in trusted_in(&from)? {
@@ -377,7 +377,7 @@ impl Entity {
         store: StoreKind,
         raft: &RaftOptions,
         home: Option<&HomeOptions>,
-        provider: KeyProvider,
+        (provider, pkcs11): (KeyProvider, Option<Pkcs11>),
     ) -> Result<(), EntityError> {
         let dir = self.node_dir(node.id);
         files::make_dir(&dir)?;
@@ -420,7 +420,7 @@ impl Entity {
             keys: Keys {
                 provider,
                 key_file,
-                pkcs11: None,
+                pkcs11,
                 log_key: custodian_file("log.key"),
                 witness_key: custodian_file("witness.key"),
             },
