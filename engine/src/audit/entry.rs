@@ -89,6 +89,8 @@ pub enum EntryKind {
     NodeLocked,
     /// What opens a node's root changed.
     KeySlots,
+    /// A peer hands key versions to a node that restarted without them.
+    KeyHandover,
 }
 
 /// What happened to one key.

@@ -260,6 +260,26 @@ pub fn possession(
     keyed(&key, &bytes)
 }
 
+/// What only a node that has the key version can say to another node's challenge.
+pub fn key_held(
+    key: &Secret<32>,
+    from: NodeId,
+    to: NodeId,
+    kind: &str,
+    version: u32,
+    challenge: &[u8; 32],
+) -> [u8; 32] {
+    let derived = subkeys::derive(labels::KEY_HELD, key.expose());
+    let bytes = Fields::new(labels::KEY_HELD)
+        .add(&from.to_le_bytes())
+        .add(&to.to_le_bytes())
+        .add(kind.as_bytes())
+        .add(&version.to_le_bytes())
+        .add(challenge)
+        .finish();
+    keyed(&derived, &bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -357,6 +377,25 @@ mod tests {
                 passphrase_key(b"x", &[0; 16], m, t, p),
                 Err(KeyslotError::Argon { .. })
             ));
+        }
+    }
+
+    #[test]
+    fn a_proof_of_a_key_is_of_one_key_both_nodes_version_and_challenge() {
+        let of = |key: u8, from, to, kind, version, c: u8| {
+            key_held(&secret(key), from, to, kind, version, &[c; 32])
+        };
+        let said = of(1, 2, 3, "wrapping", 4, 5);
+        assert_eq!(said, of(1, 2, 3, "wrapping", 4, 5));
+        for other in [
+            of(9, 2, 3, "wrapping", 4, 5),
+            of(1, 3, 2, "wrapping", 4, 5),
+            of(1, 2, 2, "wrapping", 4, 5),
+            of(1, 2, 3, "sealing", 4, 5),
+            of(1, 2, 3, "wrapping", 5, 5),
+            of(1, 2, 3, "wrapping", 4, 6),
+        ] {
+            assert_ne!(said, other);
         }
     }
 

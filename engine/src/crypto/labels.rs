@@ -119,6 +119,8 @@ labels! {
     KEYSLOT_SHARE = "quorate/keyslot/share/1";
     /// Key of a holder's proof of possession, derived from the share.
     KEYSLOT_PROOF = "quorate/keyslot/proof/1";
+    /// Key of a node's proof that it holds a key version, derived from that version.
+    KEY_HELD = "quorate/key-held/1";
     /// Check on the text of a share file.
     KEYSLOT_TEXT = "quorate/keyslot/text/1";
 }

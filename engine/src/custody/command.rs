@@ -386,6 +386,9 @@ pub enum KeyEventKind {
     Locked,
     /// What opens its root changed, or a ceremony to change it began or was given up.
     Slots,
+    /// A peer hands it key versions that it lost with its restart. Refused when the last time
+    /// is less than [`HANDOVER_MS_MIN`](super::HANDOVER_MS_MIN) ago.
+    HandedOver,
 }
 
 /// See [`Command::KeyEvent`].
@@ -427,6 +430,7 @@ impl Command {
                 KeyEventKind::Unlocked => EntryKind::NodeUnlocked,
                 KeyEventKind::Locked => EntryKind::NodeLocked,
                 KeyEventKind::Slots => EntryKind::KeySlots,
+                KeyEventKind::HandedOver => EntryKind::KeyHandover,
             },
         }
     }

@@ -63,6 +63,8 @@ pub use view_chains::{
     forks, member, statements,
 };
 
+/// Least time between two handovers of keys to one restarted node, in milliseconds of entry time.
+pub const HANDOVER_MS_MIN: u64 = 15 * 60 * 1000;
 /// Longest time between a store and an `Abandon` of it, in milliseconds of entry time.
 pub const ABANDON_MS_MAX: u64 = 60 * 60 * 1000;
 /// How long a request id stays bound to its request, in milliseconds of entry time.

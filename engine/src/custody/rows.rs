@@ -40,9 +40,10 @@ pub(super) const CHAIN: u8 = 0x25;
 pub(super) const HOME_ENTITY: u8 = 0x26;
 pub(super) const FORK: u8 = 0x27;
 pub(super) const CHANGED: u8 = 0x28;
+pub(super) const HANDOVER: u8 = 0x30;
 
 /// First byte of every table and its name, for `dump` and status.
-pub const TABLES: [(u8, &str); 25] = [
+pub const TABLES: [(u8, &str); 26] = [
     (crate::audit::TABLE_HEAD, "log-head"),
     (crate::audit::TABLE_ENTRY, "log-entry"),
     (crate::audit::TABLE_NODE, "log-node"),
@@ -68,7 +69,15 @@ pub const TABLES: [(u8, &str); 25] = [
     (HOME_ENTITY, "home-entity"),
     (FORK, "fork"),
     (CHANGED, "changed-chain"),
+    (HANDOVER, "key-handover"),
 ];
+
+/// When keys were last handed to a restarted node.
+pub(super) fn handover_key(node: NodeId) -> Vec<u8> {
+    let mut key = vec![HANDOVER];
+    key.extend(node.to_be_bytes());
+    key
+}
 
 /// A share at rest. Key: key id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -58,6 +58,26 @@ pub(super) enum Ask {
     Standing,
     /// This happened to my keys: record it (to the leader).
     Event { event: KeyEvent },
+    /// Prove that you hold this key version.
+    Prove {
+        kind: KeyKind,
+        version: u32,
+        challenge: [u8; 32],
+    },
+    /// I restarted and am locked: hand me the keys.
+    HandOver,
+    /// My operators locked me: forget what I proved.
+    Forget,
+    /// I hand keys to a restarted node: record it first (to the leader).
+    HandingOver { node: NodeId },
+}
+
+/// One key version on the wire.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Handed {
+    pub(super) kind: KeyKind,
+    pub(super) version: u32,
+    pub(super) key: KeyBytes,
 }
 
 /// What it answers.
@@ -79,6 +99,14 @@ pub(super) enum Told {
     },
     Standing {
         open: bool,
+    },
+    Proof {
+        proof: [u8; 32],
+    },
+    /// Every key version, and the key slots that the giver has.
+    HandedOver {
+        keys: Vec<Handed>,
+        slots: Vec<serde_bytes::ByteBuf>,
     },
 }
 
@@ -112,7 +140,7 @@ impl Service for InternalService {
     }
 }
 
-fn no(reason: impl Into<String>) -> Told {
+pub(super) fn no(reason: impl Into<String>) -> Told {
     Told::No {
         reason: reason.into(),
     }
@@ -127,6 +155,20 @@ impl Custodian {
         }
         match what {
             Ask::Clock => Told::Clock { now_ms: self.now() },
+            Ask::Prove {
+                kind,
+                version,
+                challenge,
+            } => self.prove(from.node, kind, version, &challenge),
+            Ask::Forget => {
+                self.forget_proof(from.node);
+                Told::Recorded
+            }
+            Ask::HandOver => self.hand_keys_to(from.node).await,
+            Ask::HandingOver { node } => match self.record_handover(node, from.node).await {
+                Ok(()) => Told::Recorded,
+                Err(e) => no(e),
+            },
             Ask::Standing => Told::Standing {
                 open: self.unlocked(),
             },
@@ -142,6 +184,9 @@ impl Custodian {
                     Ok(()) => Told::Kept { fingerprint },
                     Err(e) => no(e.to_string()),
                 }
+            }
+            Ask::Fetch { .. } if !self.may_have_keys(from.node, true).await => {
+                no("it does not hold the keys that it held; its people must unlock it")
             }
             Ask::Fetch { kind, version } => {
                 let vault = self.0.vault.lock().expect("no holder panics");

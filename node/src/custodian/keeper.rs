@@ -124,7 +124,13 @@ impl Custodian {
         self.0.figures.state(&seen.overview);
         self.0.figures.unlocked(self.unlocked());
         self.record_events(lead).await;
+        // Peers that do not answer must not hold up anything here.
+        let watch = self.clone();
+        tokio::spawn(async move { watch.watch_peers().await });
         if !self.unlocked() {
+            if self.restart_without_people().await {
+                return Ok(());
+            }
             if lead.is_leader {
                 self.lead_elsewhere().await;
             }
@@ -387,6 +393,15 @@ impl Custodian {
             let key = KeyBytes::of(vault.get(kind, version)?);
             Ask::Keep { kind, version, key }
         };
+        if !self.may_have_keys(node, false).await {
+            tracing::warn!(
+                node,
+                version,
+                "{} key not sent: the node is locked",
+                kind.as_str()
+            );
+            return None;
+        }
         let call = ask(&*self.0.peers, node, &what);
         match tokio::time::timeout(PEER_WAIT_MAX, call).await {
             Ok(Ok(Told::Kept { fingerprint: f })) if f == fingerprint => Some(node),

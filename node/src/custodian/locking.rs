@@ -351,6 +351,10 @@ impl Custodian {
         let old = {
             let mut vault = self.0.vault.lock().expect("no holder panics");
             vault.lock();
+            // Across a restart, too: without this a peer might hand the keys back.
+            if let Err(e) = vault.mark_locked(true) {
+                tracing::error!("the lock does not outlive a restart: {e}");
+            }
             let mut ring = self.0.ring.write().expect("no writer panics");
             self.0.open.store(false, Ordering::Release);
             std::mem::replace(&mut *ring, Arc::new(Ring::default()))
@@ -361,6 +365,7 @@ impl Custodian {
             c.gathering = None;
             c.rekey = None;
         }
+        self.stay_locked().await;
         // Requests past the door hold the ring for a moment longer.
         let until = Instant::now() + DROP_WAIT_MAX;
         while Arc::strong_count(&old) > 1 && Instant::now() < until {

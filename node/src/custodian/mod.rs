@@ -29,6 +29,7 @@ mod open;
 mod operator;
 mod pool;
 mod provider;
+mod restart;
 mod ring;
 mod service;
 mod token;
@@ -46,7 +47,7 @@ pub use token::Token;
 pub use vault::{VAULT_FILE, Vault, VaultProblem};
 
 use quorate_engine::crypto::sign::SigningKey;
-use quorate_engine::custody::Place;
+use quorate_engine::custody::{HANDOVER_MS_MIN, Place};
 use quorate_engine::types::{HomeId, WallMs};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -88,6 +89,8 @@ pub struct CustodianOptions {
     pub sealing_rotate: Duration,
     /// How often key versions, clocks and expiries are looked after.
     pub tick: Duration,
+    /// A restarted node gets its keys from a peer only so long after it last proved that it had them.
+    pub handover_max: Duration,
     /// Policies (canonical form) that its operators put into this node's configuration.
     pub policies: Vec<Vec<u8>>,
 }
@@ -98,6 +101,7 @@ impl Default for CustodianOptions {
             sealing_life: Duration::from_secs(6 * 24 * 60 * 60),
             sealing_rotate: Duration::from_secs(24 * 60 * 60),
             tick: Duration::from_secs(1),
+            handover_max: Duration::from_millis(HANDOVER_MS_MIN),
             policies: Vec::new(),
         }
     }
@@ -125,6 +129,7 @@ struct Inner {
     open: AtomicBool,
     provider: Option<Arc<dyn OwnProvider>>,
     ceremonies: Mutex<locking::Ceremonies>,
+    restart: Mutex<restart::Restart>,
     /// The term in which this node, as leader, was seen to hold every live key version; 0: none.
     ready_term: AtomicU64,
     gate: departure::Gate,
@@ -187,6 +192,7 @@ impl Custodian {
             open: AtomicBool::new(open),
             provider: parts.provider,
             ceremonies: Mutex::default(),
+            restart: Mutex::new(restart::Restart::new(open)),
             ready_term: AtomicU64::new(0),
             gate: departure::Gate::new(),
             batcher,

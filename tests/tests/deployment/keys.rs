@@ -11,6 +11,8 @@ use std::time::Duration;
 const NO_QUORUM: Option<i32> = Some(4);
 const CONFLICT: Option<i32> = Some(5);
 const WAIT: Duration = Duration::from_secs(40);
+/// Peers prove every 20 s that they hold the keys.
+const PROVED: Duration = Duration::from_secs(25);
 
 /// Runs `quorate` with a passphrase on its standard input.
 fn with_passphrase(world: &World, args: &[&str], passphrase: &str) -> Ran {
@@ -189,10 +191,34 @@ fn holders_open_a_custodian_together_and_a_locked_one_serves_nothing() {
         set_provider(&world, name, "shares");
     }
 
+    // One node that restarts gets its keys from a peer that saw it prove them: once.
+    std::thread::sleep(PROVED);
+    let again = ch[1].clone();
+    let second = &again;
+    world.d.kill(second);
+    world.d.start_node(second).unwrap();
+    let back = eventually(WAIT, || {
+        let said = readiness(&world, second);
+        anyhow::ensure!(matches!(said, Some((200, _))), "{said:?}");
+        Ok(())
+    });
+    back.unwrap();
+    let log = world.d.node(second).config.with_file_name("process.log");
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("handed them over; this node is unlocked"));
+    world.d.kill(second);
+    world.d.start_node(second).unwrap();
+    wait_locked(&world, second);
+    std::thread::sleep(Duration::from_secs(5));
+    wait_locked(&world, second);
+
     // From here on reading needs this custodian; all its nodes start locked.
     world.d.stop(&node("sg", 1)).unwrap();
     for name in &ch {
-        restart(&mut world, name);
+        world.d.stop(name).unwrap();
+    }
+    for name in &ch {
+        world.d.start_node(name).unwrap();
     }
     for name in &ch {
         wait_locked(&world, name);

@@ -1,16 +1,18 @@
 //! Key versions: attested by nodes, put into use by a majority, dropped when
 //! nothing lives under them.
 
-use super::super::command::{AttestKey, DropVersion, KeyEvent, KeyKind, UseVersion, Voters};
+use super::super::command::{
+    AttestKey, DropVersion, KeyEvent, KeyEventKind, KeyKind, Operator, UseVersion, Voters,
+};
 use super::super::protocol::SealingKeyStatement;
 use super::super::reply::Effect;
 use super::super::rows::{self, VOTERS, VersionRow, VersionState};
 use super::super::statement::SEALING_LIFE_MS_MAX;
-use super::super::{VOTERS_MAX, view};
+use super::super::{HANDOVER_MS_MIN, VOTERS_MAX, view};
 use super::{Draft, Run};
 use crate::audit::HexBytes;
-use crate::types::codec;
 use crate::types::kv::KvError;
+use crate::types::{WallMs, codec};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 
@@ -19,18 +21,31 @@ fn about(draft: &mut Draft<'_>, kind: KeyKind, version: u32) {
     draft.entry.version = Some(version);
 }
 
-/// Nothing but the record: what it tells of has happened.
-pub(super) fn key_event(draft: &mut Draft<'_>, c: &KeyEvent) -> Effect {
-    draft.entry.node = Some(c.node);
-    draft.entry.operator = c
-        .operator
-        .as_ref()
-        .map(super::super::command::Operator::mark);
-    draft.entry.reason = Some(c.reason.clone());
-    Effect::Done
-}
-
 impl Run<'_> {
+    /// Records what happened to a node's keys, and decides on a handover: it is recorded first.
+    pub(super) fn key_event(
+        &mut self,
+        draft: &mut Draft<'_>,
+        c: &KeyEvent,
+    ) -> Result<Effect, KvError> {
+        draft.entry.node = Some(c.node);
+        draft.entry.operator = c.operator.as_ref().map(Operator::mark);
+        draft.entry.reason = Some(c.reason.clone());
+        if c.what != KeyEventKind::HandedOver {
+            return Ok(Effect::Done);
+        }
+        let key = rows::handover_key(c.node);
+        let last: Option<WallMs> = rows::get(self.kv, &key)?;
+        let now = draft.time_ms();
+        if last.is_some_and(|at| at.saturating_add(HANDOVER_MS_MIN) > now) {
+            return Ok(draft.refuse(
+                "keys were handed to this node a short while ago; its people must unlock it",
+            ));
+        }
+        rows::put(self.kv, &key, &now)?;
+        Ok(Effect::Done)
+    }
+
     pub(super) fn attest_key(
         &mut self,
         draft: &mut Draft<'_>,

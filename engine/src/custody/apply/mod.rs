@@ -207,7 +207,7 @@ impl Run<'_> {
             Command::RegisterHome(c) => self.register_home(draft, c),
             Command::AccountStatement(c) => self.account_statement(draft, c),
             Command::ChatStatement(c) => self.chat_statement(draft, c),
-            Command::KeyEvent(c) => Ok(keys::key_event(draft, c)),
+            Command::KeyEvent(c) => self.key_event(draft, c),
         }
     }
 
