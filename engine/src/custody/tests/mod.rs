@@ -1,6 +1,7 @@
 //! One custodian on a bench: every proposal is followed by a check of the log.
 
 mod chains;
+mod custody_of_keys;
 mod departure;
 mod model;
 mod path;
