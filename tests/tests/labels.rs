@@ -105,6 +105,7 @@ fn the_vectors_of_the_format_page_stand_in_the_tests() {
     let mut files = vec![];
     sources(&root.join("engine/src/crypto"), &mut files);
     sources(&root.join("engine/src/sharing"), &mut files);
+    sources(&root.join("engine/src/custody/keys"), &mut files);
     let code: String = files
         .iter()
         .map(|f| std::fs::read_to_string(f).expect("readable"))

@@ -6,8 +6,9 @@
 //! it never leaves this machine. Share files are read and written with mode 0600.
 
 use super::Context;
+pub use super::key_sources::Source;
+use super::key_sources::{passphrase, read_share, wrong};
 use crate::client::Client;
-use crate::deployment::read_limited;
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::output::plain;
 use quorate_engine::api::keys::{
@@ -15,33 +16,15 @@ use quorate_engine::api::keys::{
     Purpose, RekeyRequest, SecretText,
 };
 use quorate_engine::custody::keys::{
-    HeldShare, KeyProvider, PASSPHRASE_BYTES_MAX, PASSPHRASE_BYTES_MIN, Passphrase,
-    PassphraseParams, Provider, SlotPublic,
+    KeyProvider, Passphrase, PassphraseParams, Provider, SlotPublic,
 };
 use quorate_engine::types::{CustodianId, Secret};
 use serde::Serialize;
 use std::fmt::Write as _;
-use std::io::{Read, Write as _};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use zeroize::{Zeroize, Zeroizing};
-
-/// What opens a slot: a share, the node's own provider, else a passphrase.
-#[derive(Debug, clap::Args)]
-pub struct Source {
-    /// A holder's share file; the holders come one after the other
-    #[arg(long, value_name = "FILE", group = "source")]
-    share: Option<PathBuf>,
-    /// Read the passphrase from standard input instead of the terminal
-    #[arg(long, group = "source")]
-    passphrase_stdin: bool,
-    /// Read the passphrase from this file descriptor
-    #[arg(long, value_name = "FD", group = "source")]
-    passphrase_fd: Option<u32>,
-    /// Ask the provider in the node's configuration (key file, token)
-    #[arg(long, group = "source")]
-    own: bool,
-}
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use zeroize::Zeroize;
 
 /// `unlock` and `keys check`.
 #[derive(Debug, clap::Args)]
@@ -327,10 +310,6 @@ pub async fn open(args: Open, purpose: Purpose, context: &Context) -> CommandRes
     show(context, &outcomes)
 }
 
-fn wrong(e: impl std::fmt::Display) -> Failure {
-    Failure::usage(e.to_string(), "see `quorate custodian keys show`")
-}
-
 fn hex_of(key: &Secret<32>) -> SecretText {
     SecretText(hex::encode(key.expose()))
 }
@@ -357,68 +336,6 @@ fn passphrase_slot(view: &KeysView, name: Option<&str>) -> Result<SlotPublic, Fa
             view.node
         ))),
     }
-}
-
-/// Reads a passphrase, twice when it is a new one that is typed.
-fn passphrase(source: &Source, new: bool) -> Result<Passphrase, Failure> {
-    let from = |path: &str| {
-        let path = Path::new(path);
-        let mut text = Zeroizing::new(Vec::with_capacity(PASSPHRASE_BYTES_MAX + 2));
-        let file = std::fs::File::open(path).map_err(|e| Failure::file("read", path, &e))?;
-        file.take(PASSPHRASE_BYTES_MAX as u64 + 2)
-            .read_to_end(&mut text)
-            .map_err(|e| Failure::file("read", path, &e))?;
-        let len = text.trim_ascii_end().len();
-        text.truncate(len);
-        Ok::<_, Failure>(text)
-    };
-    let ask = |prompt: &str| {
-        let typed = rpassword::prompt_password(prompt);
-        let typed = typed.map_err(|e| {
-            wrong(format!(
-                "no passphrase could be read from the terminal ({e}); use --passphrase-stdin or --passphrase-fd"
-            ))
-        })?;
-        Ok::<_, Failure>(Zeroizing::new(typed.into_bytes()))
-    };
-    let text = match (source.passphrase_stdin, source.passphrase_fd) {
-        (true, _) => from("/dev/stdin")?,
-        (false, Some(fd)) => from(&format!("/dev/fd/{fd}"))?,
-        (false, None) => {
-            let first = ask("Passphrase: ")?;
-            if new && *ask("Once more: ")? != *first {
-                return Err(wrong("the two passphrases differ"));
-            }
-            first
-        }
-    };
-    let len = text.len();
-    if (new && len < PASSPHRASE_BYTES_MIN) || len == 0 || len > PASSPHRASE_BYTES_MAX {
-        return Err(Failure::usage(
-            format!("the passphrase has {len} bytes"),
-            format!(
-                "choose {PASSPHRASE_BYTES_MIN} to {PASSPHRASE_BYTES_MAX} bytes; six random words are good"
-            ),
-        ));
-    }
-    Ok(Passphrase(text))
-}
-
-fn read_share(path: &Path) -> Result<HeldShare, Failure> {
-    let failed = |e: &std::io::Error| Failure::file("read the share file", path, e);
-    let mode = std::fs::metadata(path)
-        .map_err(|e| failed(&e))?
-        .permissions()
-        .mode();
-    if mode & 0o077 != 0 {
-        return Err(Failure::usage(
-            format!("{}: others may read this share", path.display()),
-            format!("run chmod 600 {}", path.display()),
-        ));
-    }
-    let bytes = Zeroizing::new(read_limited(path).map_err(|e| failed(&e))?);
-    let text = std::str::from_utf8(&bytes).map_err(|_| wrong("the share file is not text"))?;
-    HeldShare::parse(text).map_err(|e| wrong(format!("{}: {e}", path.display())))
 }
 
 /// `quorate custodian lock`.

@@ -16,6 +16,7 @@ pub mod entity;
 pub mod export;
 pub mod home;
 pub mod import;
+mod key_sources;
 pub mod keys;
 pub mod message;
 pub mod policy;

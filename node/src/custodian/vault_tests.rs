@@ -1,3 +1,5 @@
+//! The vault: locked and open, slots that come and go, damage.
+
 use super::*;
 use quorate_engine::types::{CustodianId, DeploymentId};
 use std::os::unix::fs::PermissionsExt;

@@ -1,3 +1,5 @@
+//! Trees, slots, ceremonies: who opens what, and what is refused.
+
 use super::*;
 use crate::custody::Place;
 use crate::types::{CustodianId, DeploymentId, RootKey};
