@@ -10,6 +10,8 @@ pub mod envelope;
 pub mod grant;
 pub mod identity;
 pub mod membership;
+pub mod officers;
+pub mod orders;
 pub mod standing;
 
 use crate::crypto::labels;
