@@ -270,7 +270,7 @@ fn officers_join_with_their_key_leave_for_good_and_lose_keys() {
 fn ids(names: &[&str]) -> BTreeSet<CustodianId> {
     names
         .iter()
-        .map(|n| CustodianId::new(*n).unwrap())
+        .map(|n| CustodianId::new(n).unwrap())
         .collect()
 }
 
@@ -280,7 +280,7 @@ fn members(of: &[(&str, &str, &[&str])]) -> BTreeMap<CustodianId, Dependence> {
             entity: (*entity).into(),
             blocs: blocs.iter().map(|b| (*b).into()).collect(),
         };
-        (CustodianId::new(*id).unwrap(), d)
+        (CustodianId::new(id).unwrap(), d)
     };
     of.iter().map(one).collect()
 }
