@@ -13,6 +13,8 @@ pub mod membership;
 pub mod officers;
 pub mod orders;
 pub mod standing;
+#[cfg(test)]
+mod vectors;
 
 use crate::crypto::labels;
 use crate::types::{DeploymentId, HomeId, NodeId};

@@ -21,6 +21,7 @@
 //! target whose corpus is refused from the start fails.
 
 mod audit;
+mod authz;
 mod codec;
 mod custody;
 mod files;
@@ -54,6 +55,8 @@ targets! {
     client_bodies: files::client_bodies();
     log_entry: audit::log_entry();
     log_proofs: audit::log_proofs();
+    statements: authz::statements();
+    envelopes: authz::envelopes();
     sealed_bytes: sealed::sealed_bytes();
     recipient_keys: sealed::recipient_keys();
     combine_points: shares::combine_points();
