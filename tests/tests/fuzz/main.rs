@@ -25,6 +25,7 @@ mod authz;
 mod codec;
 mod custody;
 mod files;
+mod grants;
 mod importer;
 mod meter;
 mod mutate;
@@ -53,6 +54,7 @@ targets! {
     topology: files::topology();
     descriptor: files::descriptor();
     client_bodies: files::client_bodies();
+    grant: grants::grant();
     log_entry: audit::log_entry();
     log_proofs: audit::log_proofs();
     statements: authz::statements();
