@@ -1,6 +1,5 @@
 //! Grants: text that any home may hand to any custodian.
 
-use super::codec::name;
 use super::mutate::{Dice, Kind};
 use super::run::Target;
 use base64::Engine as _;
@@ -23,7 +22,7 @@ pub(crate) fn grant() -> Target {
     let claims = Claims {
         account: AccountId([1; 32]),
         deployment: DeploymentId([2; 16]),
-        home: name("ae"),
+        home: HomeId::new("ae").expect("a valid name"),
         actions: vec![Action::Read, Action::Write],
         chats: chats.to_vec(),
         ceiling: 100,
