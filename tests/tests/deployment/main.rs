@@ -8,6 +8,7 @@
 mod canaries;
 mod crashes;
 mod entities;
+mod failpoints;
 mod faults;
 mod freeze;
 mod full_disk;
