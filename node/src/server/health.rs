@@ -35,6 +35,9 @@ pub(super) fn not_ready(core: &Core) -> Vec<String> {
             Ok(s) if s.overview.sealing_expires_ms.is_none() => {
                 reasons.push("no sealing key is in use yet".into())
             }
+            Ok(s) if custodian.unlocked() && s.wrapping_loaded.is_empty() => {
+                reasons.push("no key version is loaded here yet".into())
+            }
             Ok(_) => {}
         }
     }

@@ -255,7 +255,9 @@ async fn a_leader_without_keys_does_not_serve() {
     let ask = CustodianRequest::Release(home.release(1, &[1]));
     let reply = c.answer(&home_node(), ask).await;
     assert!(matches!(reply, CustodianReply::Busy { .. }), "{reply:?}");
-    assert!(!c.unlocked() && !c.serves());
+    // Its own key file opens its new, empty vault: unlocked, and without a key.
+    assert!(c.unlocked() && !c.serves());
+    assert!(c.status().unwrap().wrapping_loaded.is_empty());
     bench
         .until(|| bench.shared.handed_over.load(Ordering::SeqCst) > 0)
         .await;
