@@ -137,9 +137,9 @@ pub fn init(role: ClusterRole, args: &Init, context: &Context) -> CommandResult 
     let deployment = match (role, args.deployment_id) {
         (_, Some(id)) => id,
         (ClusterRole::Home, None) => entity::new_deployment().map_err(failed)?,
-        (ClusterRole::Custodian, None) => {
+        (ClusterRole::Custodian | ClusterRole::Authority, None) => {
             return Err(Failure::usage(
-                "a custodian joins a deployment, and none is named",
+                format!("a {role} joins a deployment, and none is named"),
                 "pass --deployment-id with the id that the home's `home init` printed",
             ));
         }
@@ -279,6 +279,7 @@ fn node_spec(role: ClusterRole, (id, host, port): &(NodeId, String, u16)) -> Nod
             operator: local(port + 1),
             health: local(port + 2),
             client: (role == ClusterRole::Home).then(|| any(port + 3)),
+            registry: (role == ClusterRole::Custodian).then(|| any(port + 3)),
         },
         names: names(host),
     }

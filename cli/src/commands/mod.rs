@@ -15,6 +15,7 @@ pub mod dev;
 pub mod entity;
 pub mod export;
 pub mod home;
+pub mod identity;
 pub mod import;
 mod key_sources;
 pub mod keys;
@@ -81,6 +82,8 @@ pub enum Command {
     Custodian(custodian::Args),
     /// Set up a home
     Home(home::Args),
+    /// Set up an identity authority
+    Identity(identity::Args),
     /// Trust other entities
     Trust(trust::Args),
     /// Change a cluster's nodes and leaders
@@ -111,6 +114,7 @@ impl Command {
             Self::Status(args) => status::run(args, context).await,
             Self::Custodian(args) => custodian::run(args, context).await,
             Self::Home(args) => home::run(&args, context),
+            Self::Identity(args) => identity::run(&args, context),
             Self::Trust(args) => trust::run(&args, context),
             Self::Cluster(args) => cluster::run(args, context).await,
             Self::Deploy(args) => deploy::run(&args, context),

@@ -27,7 +27,7 @@ enum What {
 
 #[derive(Debug, clap::Args)]
 struct Add {
-    /// This entity's own directory, made by `custodian init` or `home init`
+    /// This entity's own directory, made by `custodian init`, `home init` or `identity init`
     dir: PathBuf,
     /// The other entity's descriptor.json
     descriptor: PathBuf,

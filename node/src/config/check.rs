@@ -125,7 +125,19 @@ fn role(c: &Config, out: &mut Vec<Problem>) {
                     "name the policy file keys are dealt under",
                 ));
             }
+            if c.listen.registry.is_some() {
+                out.push(problem(
+                    "listen.registry",
+                    "only a custodian has this",
+                    "remove it, or set role = \"custodian\"",
+                ));
+            }
         }
+        ClusterRole::Authority => out.push(problem(
+            "role",
+            "an identity authority runs no node",
+            "use `quorate identity`, or set role = \"custodian\" or \"home\"",
+        )),
         ClusterRole::Custodian => {
             for (key, set) in [
                 ("listen.client", c.listen.client.is_some()),

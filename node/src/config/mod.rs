@@ -61,7 +61,7 @@ fn list(problems: &[Problem]) -> String {
     lines.join("; ")
 }
 
-/// What a node's cluster is.
+/// What an entity runs, and so what its nodes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClusterRole {
@@ -69,6 +69,8 @@ pub enum ClusterRole {
     Home,
     /// Stores shares.
     Custodian,
+    /// Attests people: an identity authority. It runs no node, so no configuration has this role.
+    Authority,
 }
 
 impl ClusterRole {
@@ -77,6 +79,7 @@ impl ClusterRole {
         match self {
             Self::Home => "home",
             Self::Custodian => "custodian",
+            Self::Authority => "authority",
         }
     }
 }
@@ -150,6 +153,9 @@ pub struct Listen {
     /// Client plane; home only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<SocketAddr>,
+    /// Registry plane, for identity authorities; custodian only, and none speaks to it when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry: Option<SocketAddr>,
     /// Operator plane.
     pub operator: SocketAddr,
     /// Health and metrics, plain HTTP: bind it to a private address.

@@ -86,13 +86,23 @@ fn roles_have_their_own_keys() {
             .replace("role = \"custodian\"", "role = \"home\"")
             .replace("policy = \"policy.toml\"", ""),
     );
-    for key in ["listen.client", "tls.client_cert", "trust.policy"] {
+    for key in [
+        "listen.client",
+        "tls.client_cert",
+        "trust.policy",
+        "listen.registry",
+    ] {
         assert!(e.contains(key), "{key} in {e}");
     }
     let e = refused(&example_home().replace("role = \"home\"", "role = \"custodian\""));
     for key in ["listen.client", "home:", "keys.log_key"] {
         assert!(e.contains(key), "{key} in {e}");
     }
+    let e = refused(&example_custodian().replace("role = \"custodian\"", "role = \"authority\""));
+    assert!(
+        e.contains("role: an identity authority runs no node"),
+        "{e}"
+    );
 }
 
 #[test]

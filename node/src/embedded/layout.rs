@@ -5,6 +5,7 @@
 //!  DIR/layout.toml
 //!  DIR/ENTITY/            keys, descriptor.json, operator.crt (see `pki::entity`)
 //!  DIR/ENTITY/node-N/     config.toml, certificates, data/
+//!  DIR/AUTHORITY/         an identity authority's keys, descriptor.json, authority.crt
 //! ```
 
 use super::topology::{self, Topology};
@@ -21,7 +22,7 @@ use std::path::{Path, PathBuf};
 const PORT_FIRST: u16 = 20_000;
 /// Last of them.
 const PORT_LAST: u16 = 31_999;
-/// Sockets per node: peer, operator, health, client.
+/// Sockets per node: peer, operator, health, client or registry.
 const PORTS_PER_NODE: u16 = 4;
 
 /// Why a deployment could not be laid out.
@@ -72,6 +73,18 @@ pub struct NodeLayout {
     /// Client plane; home only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<SocketAddr>,
+    /// Registry plane; custodian only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry: Option<SocketAddr>,
+}
+
+/// One identity authority: its own directory, made by `pki::entity`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorityLayout {
+    /// Its name.
+    pub name: String,
+    /// Its directory.
+    pub dir: PathBuf,
 }
 
 /// One entity's cluster.
@@ -103,6 +116,9 @@ pub struct Layout {
     /// Home first, then custodians in the topology's order.
     #[serde(rename = "cluster")]
     pub clusters: Vec<ClusterLayout>,
+    /// Identity authorities in the topology's order.
+    #[serde(default, rename = "authority")]
+    pub authorities: Vec<AuthorityLayout>,
 }
 
 impl Layout {
@@ -208,6 +224,13 @@ pub fn lay_out(topology: &Topology, dir: &Path) -> Result<Layout, LayoutError> {
         entities.push(entity);
         clusters.push(cluster);
     }
+    let mut authorities = Vec::new();
+    for spec in &topology.authorities {
+        let dir = dir.join(&spec.name);
+        entities.push(authority_of(&dir, deployment, spec)?);
+        let name = spec.name.clone();
+        authorities.push(AuthorityLayout { name, dir });
+    }
     for entity in &entities {
         for other in &entities {
             if other.descriptor.id != entity.descriptor.id {
@@ -219,10 +242,35 @@ pub fn lay_out(topology: &Topology, dir: &Path) -> Result<Layout, LayoutError> {
         deployment,
         dir: dir.clone(),
         clusters,
+        authorities,
     };
     let text = toml::to_string(&layout).expect("a layout is plain strings and numbers");
     files::create(&dir.join("layout.toml"), text.as_bytes(), Access::Public)?;
     Ok(layout)
+}
+
+fn authority_of(
+    dir: &Path,
+    deployment: DeploymentId,
+    spec: &topology::AuthoritySpec,
+) -> Result<Entity, EntityError> {
+    let undeclared = String::from("undeclared");
+    entity::init(
+        dir,
+        &entity::EntitySpec {
+            deployment,
+            role: ClusterRole::Authority,
+            id: spec.name.clone(),
+            jurisdiction: spec.jurisdiction.clone(),
+            legal_entity: spec.entity.clone(),
+            provider: undeclared.clone(),
+            network: undeclared,
+            nodes: Vec::new(),
+            store: StoreKind::default(),
+            raft: RaftOptions::default(),
+            home: None,
+        },
+    )
 }
 
 fn entity_of(
@@ -262,10 +310,13 @@ fn entity_of(
             peer: ports.take()?,
             operator: ports.take()?,
             health: ports.take()?,
-            client: if role == ClusterRole::Home {
-                Some(ports.take()?)
-            } else {
-                None
+            client: match role {
+                ClusterRole::Home => Some(ports.take()?),
+                _ => None,
+            },
+            registry: match role {
+                ClusterRole::Custodian => Some(ports.take()?),
+                _ => None,
             },
         };
         layouts.push(NodeLayout {
@@ -275,6 +326,7 @@ fn entity_of(
             operator: listen.operator,
             health: listen.health,
             client: listen.client,
+            registry: listen.registry,
         });
         let names = vec![ports.host.to_string(), "localhost".to_owned()];
         nodes.push(NodeSpec {
@@ -345,11 +397,13 @@ mod tests {
                 assert_eq!(config.deployment, layout.deployment);
                 let trust = TrustStore::load(&config.trust.own, &config.trust.dir).unwrap();
                 assert_eq!(trust.custodians().len(), 6);
+                assert_eq!(trust.authorities().len(), 2);
                 for at in [
                     Some(node.peer),
                     Some(node.operator),
                     Some(node.health),
                     node.client,
+                    node.registry,
                 ]
                 .into_iter()
                 .flatten()
@@ -359,6 +413,14 @@ mod tests {
             }
         }
         assert!(sockets.len() <= ports_needed(21));
+        for authority in &layout.authorities {
+            let entity = Entity::open(&authority.dir).unwrap();
+            assert_eq!(entity.descriptor.role, ClusterRole::Authority);
+            entity.statement_key().unwrap();
+            let trust = authority.dir.join("trust");
+            let trust = TrustStore::load(&authority.dir.join("descriptor.json"), &trust).unwrap();
+            assert_eq!(trust.custodians().len(), 6);
+        }
         assert!(matches!(
             lay_out(&Topology::default_deployment(), tmp.path()),
             Err(LayoutError::Exists(_))

@@ -5,7 +5,7 @@
 //! descriptors with `quorate trust add`. Here one hand makes all of them, which
 //! is exactly what Quorate exists to avoid; the embedded deployment says so.
 
-use quorate_engine::types::{CustodianId, HomeId};
+use quorate_engine::types::{AuthorityId, CustodianId, HomeId};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,11 +14,14 @@ use std::path::Path;
 pub const NODES_MAX: usize = 128;
 /// Most nodes of one cluster.
 pub const NODES_PER_CLUSTER_MAX: usize = 9;
+/// Most identity authorities of a topology.
+pub const AUTHORITIES_MAX: usize = 16;
 /// Largest topology file, in bytes.
 pub const TOPOLOGY_BYTES_MAX: u64 = 256 << 10;
 
 /// The deployment of `quorate demo` and `quorate dev`: a home in `ae`, six
-/// custodians, any three of ch, is, sg, br and the bloc eu of de and nl.
+/// custodians, any three of ch, is, sg, br and the bloc eu of de and nl, and two
+/// identity authorities that are nobody else's.
 pub const DEFAULT_TOPOLOGY: &str = r#"[home]
 name = "ae"
 jurisdiction = "ae"
@@ -74,6 +77,16 @@ entity = "Sleutelbeheer BV"
 provider = "dc-amsterdam"
 network = "as64506"
 nodes = 3
+
+[[authority]]
+name = "id-ee"
+jurisdiction = "ee"
+entity = "Isikutuvastus OU"
+
+[[authority]]
+name = "id-jp"
+jurisdiction = "jp"
+entity = "Honnin Kakunin KK"
 
 [policy.default]
 threshold = 3
@@ -143,11 +156,37 @@ fn default_nodes() -> usize {
     3
 }
 
+/// An identity authority: keys and a descriptor, no nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuthoritySpec {
+    /// Its name, unique in the deployment.
+    pub name: String,
+    /// Jurisdiction, as a short lowercase code.
+    pub jurisdiction: String,
+    /// Legal entity that runs it.
+    pub entity: String,
+}
+
+fn default_authorities() -> Vec<AuthoritySpec> {
+    [
+        ("id-ee", "ee", "Isikutuvastus OU"),
+        ("id-jp", "jp", "Honnin Kakunin KK"),
+    ]
+    .map(|(name, jurisdiction, entity)| AuthoritySpec {
+        name: name.into(),
+        jurisdiction: jurisdiction.into(),
+        entity: entity.into(),
+    })
+    .into()
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     home: EntitySpec,
     custodian: Vec<EntitySpec>,
+    authority: Option<Vec<AuthoritySpec>>,
     policy: toml::Table,
     #[serde(default)]
     bloc: toml::Table,
@@ -180,6 +219,9 @@ pub struct Topology {
     pub home: EntitySpec,
     /// Its custodians, in the order given.
     pub custodians: Vec<EntitySpec>,
+    /// Its identity authorities. A file that says nothing of them gets those of
+    /// [`DEFAULT_TOPOLOGY`]; `authority = []` is a deployment that nobody can join.
+    pub authorities: Vec<AuthoritySpec>,
     /// The `[policy]` and `[bloc]` tables, verbatim: the policy file of every entity.
     pub policy_toml: String,
     /// Settings for every node.
@@ -252,6 +294,25 @@ impl Topology {
                 )));
             }
         }
+        let authorities = match file.authority {
+            Some(authorities) => authorities,
+            None => default_authorities(),
+        };
+        if authorities.len() > AUTHORITIES_MAX {
+            return Err(invalid(format!(
+                "{} authorities, the limit is {AUTHORITIES_MAX}",
+                authorities.len()
+            )));
+        }
+        for spec in &authorities {
+            AuthorityId::new(&spec.name).map_err(|e| invalid(format!("authority.name: {e}")))?;
+            if !names.insert(spec.name.clone()) {
+                return Err(invalid(format!(
+                    "the name {:?} is used twice; names are unique in a deployment",
+                    spec.name
+                )));
+            }
+        }
         let mut policy = toml::Table::new();
         policy.insert("policy".into(), toml::Value::Table(file.policy));
         if !file.bloc.is_empty() {
@@ -261,6 +322,7 @@ impl Topology {
         Ok(Self {
             home: file.home,
             custodians: file.custodian,
+            authorities,
             policy_toml,
             options: file.options,
         })
@@ -295,12 +357,45 @@ mod tests {
     }
 
     #[test]
+    fn two_authorities_that_are_nobody_elses_unless_told_otherwise() {
+        let t = Topology::default_deployment();
+        assert_eq!(t.authorities, default_authorities());
+        let mut seen = BTreeSet::new();
+        for (jurisdiction, entity) in t
+            .authorities
+            .iter()
+            .map(|a| (&a.jurisdiction, &a.entity))
+            .chain(
+                std::iter::once(&t.home)
+                    .chain(&t.custodians)
+                    .map(|c| (&c.jurisdiction, &c.entity)),
+            )
+        {
+            assert!(seen.insert(jurisdiction.clone()), "{jurisdiction} twice");
+            assert!(seen.insert(entity.clone()), "{entity} twice");
+        }
+        let silent = &DEFAULT_TOPOLOGY[..DEFAULT_TOPOLOGY.find("[[authority]]").unwrap()];
+        let policy = &DEFAULT_TOPOLOGY[DEFAULT_TOPOLOGY.find("[policy.").unwrap()..];
+        let t = Topology::parse("t.toml", &format!("{silent}{policy}")).unwrap();
+        assert_eq!(t.authorities, default_authorities());
+        let none = format!("authority = []\n{silent}{policy}");
+        assert!(
+            Topology::parse("t.toml", &none)
+                .unwrap()
+                .authorities
+                .is_empty()
+        );
+    }
+
+    #[test]
     fn mistakes_are_named() {
         let err = |text: &str| Topology::parse("t.toml", text).unwrap_err().to_string();
         assert!(err("nonsense").contains("t.toml"));
         let unknown = DEFAULT_TOPOLOGY.replace("provider = \"dc-dubai\"", "provder = \"x\"");
         assert!(err(&unknown).contains("provder"));
         let twice = DEFAULT_TOPOLOGY.replace("name = \"is\"", "name = \"ch\"");
+        assert!(err(&twice).contains("used twice"));
+        let twice = DEFAULT_TOPOLOGY.replace("name = \"id-ee\"", "name = \"nl\"");
         assert!(err(&twice).contains("used twice"));
         let none = DEFAULT_TOPOLOGY.replacen("nodes = 3", "nodes = 0", 1);
         assert!(err(&none).contains("nodes = 0"));

@@ -68,7 +68,7 @@ impl PeerIdentity {
         let role = match id.role {
             CertRole::Home => ClusterRole::Home,
             CertRole::Custodian => ClusterRole::Custodian,
-            CertRole::Operator | CertRole::ClientPlane => return None,
+            CertRole::Operator | CertRole::ClientPlane | CertRole::Authority => return None,
         };
         Some(Self {
             role,

@@ -246,7 +246,7 @@ impl Authority {
                     ExtendedKeyUsagePurpose::ClientAuth,
                 ]
             }
-            CertRole::Operator => vec![ExtendedKeyUsagePurpose::ClientAuth],
+            CertRole::Operator | CertRole::Authority => vec![ExtendedKeyUsagePurpose::ClientAuth],
             CertRole::ClientPlane => vec![ExtendedKeyUsagePurpose::ServerAuth],
         };
         params.serial_number = Some(random_serial());

@@ -10,7 +10,7 @@ use super::files::{self, Access, FileError};
 use crate::config::ClusterRole;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use quorate_engine::crypto::labels;
-use quorate_engine::types::{CustodianId, DeploymentId, NodeId, codec};
+use quorate_engine::types::{AuthorityId, CustodianId, DeploymentId, NodeId, codec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -141,8 +141,12 @@ pub struct Body {
     pub log_key: Option<PublicKey>,
     /// Cosigns others' checkpoints; custodians have one.
     pub witness_key: Option<PublicKey>,
-    /// Peer addresses, `host:port`, by node id.
+    /// Peer addresses, `host:port`, by node id; an authority has none.
     pub endpoints: BTreeMap<NodeId, String>,
+    /// Signs statements about people; authorities have one, and only they. Last, and absent
+    /// where there is none, so that the signed bytes of all other descriptors stay as they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statement_key: Option<PublicKey>,
 }
 
 /// A descriptor whose signature was checked: holding one is the proof.
@@ -275,7 +279,16 @@ impl Descriptor {
         blake3::derive_key(labels::IDENTITY_HASH, &self.body.identity_key.0)
     }
 
-    /// The custodian's name; `None` for a home.
+    /// The authority's name and the key that signs its statements; `None` for other roles.
+    pub fn authority(&self) -> Option<(AuthorityId, PublicKey)> {
+        let key = self.body.statement_key?;
+        (self.body.role == ClusterRole::Authority).then(|| {
+            let id = AuthorityId::new(&self.body.id);
+            (id.expect("checked when it was read or signed"), key)
+        })
+    }
+
+    /// The custodian's name; `None` for other roles.
     pub fn custodian(&self) -> Option<CustodianId> {
         (self.body.role == ClusterRole::Custodian)
             .then(|| CustodianId::new(&self.body.id).expect("checked when it was read or signed"))
@@ -316,6 +329,19 @@ fn check(b: &Body) -> Result<(), DescriptorError> {
     let keys = b.log_key.is_some() && b.witness_key.is_some();
     if b.role == ClusterRole::Custodian && !keys {
         return Err(invalid(b, "a custodian names its log_key and witness_key"));
+    }
+    let authority = b.role == ClusterRole::Authority;
+    if authority != b.statement_key.is_some() {
+        return Err(invalid(
+            b,
+            "an authority names its statement_key, and nobody else has one",
+        ));
+    }
+    if authority && !(b.endpoints.is_empty() && b.log_key.is_none() && b.witness_key.is_none()) {
+        return Err(invalid(
+            b,
+            "an authority has no nodes: endpoints, log_key and witness_key must be absent",
+        ));
     }
     super::ca::not_after(&b.ca_pem).map_err(|e| invalid(b, format!("ca_pem: {e}")))?;
     Ok(())

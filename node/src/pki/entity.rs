@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  DIR/ca.crt ca.key identity.key log.key witness.key descriptor.json operator.crt operator.key trust/
+//!  DIR/ca.crt ca.key identity.key statement.key descriptor.json authority.crt authority.key trust/   (an authority)
 //!  DIR/node-N/ node.crt node.key ca.crt root.key descriptor.json trust/ config.toml
 //!              (home: client-plane.crt client-plane.key policy.toml)
 //!              (custodian: log.key witness.key, policy.toml once approved)
@@ -11,7 +12,9 @@
 //! is copied to its machine. Log and witness keys are a custodian's, not one
 //! node's, since whichever node leads signs receipts and, every day, the
 //! statement of the next sealing key. The identity key vouches for the log key
-//! in the descriptor, and is needed only when a descriptor changes.
+//! in the descriptor, and is needed only when a descriptor changes. An identity
+//! authority runs no node: its tool holds the statement key and calls custodians
+//! with its client certificate.
 
 use super::ca::{Authority, PkiError};
 use super::descriptor::{Body, Descriptor, DescriptorError, PublicKey};
@@ -26,6 +29,11 @@ use ed25519_dalek::SigningKey;
 use quorate_engine::types::{DeploymentId, NodeId, Secret};
 use rand::TryRng;
 use std::path::{Path, PathBuf};
+
+/// File of an authority's statement key.
+const STATEMENT_KEY: &str = "statement.key";
+/// File of the one that follows it, during a rotation.
+const STATEMENT_KEY_NEXT: &str = "statement.key.next";
 
 /// Why an entity could not be made or extended.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +53,21 @@ pub enum EntityError {
     /// The system gives no randomness.
     #[error("the system's random generator failed: {0}")]
     Random(String),
+    /// An authority with nodes, or another role without.
+    #[error(
+        "{role} {cluster} with {nodes} nodes: an identity authority has none, a home or custodian at least one"
+    )]
+    Nodes {
+        /// What it is.
+        role: ClusterRole,
+        /// The entity.
+        cluster: String,
+        /// How many were asked for.
+        nodes: usize,
+    },
+    /// Only an identity authority has a statement key.
+    #[error("{0} is no identity authority: it signs no statements about people")]
+    NoAuthority(String),
     /// The node exists already, or did once.
     #[error("{cluster} has or had a node {node}; node ids are never reused: choose a higher one")]
     NodeExists {
@@ -85,7 +108,7 @@ pub struct EntitySpec {
     pub provider: String,
     /// Its network.
     pub network: String,
-    /// Its nodes.
+    /// Its nodes; none for an authority.
     pub nodes: Vec<NodeSpec>,
     /// The store of every node.
     pub store: StoreKind,
@@ -141,6 +164,13 @@ fn new_signing_key(path: &Path) -> Result<SigningKey, EntityError> {
 /// # Errors
 /// [`EntityError`]; nothing that exists is overwritten.
 pub fn init(dir: &Path, spec: &EntitySpec) -> Result<Entity, EntityError> {
+    if spec.nodes.is_empty() != (spec.role == ClusterRole::Authority) {
+        return Err(EntityError::Nodes {
+            role: spec.role,
+            cluster: spec.id.clone(),
+            nodes: spec.nodes.len(),
+        });
+    }
     files::make_dir(dir)?;
     let (authority, ca_key) = Authority::generate(spec.deployment, spec.role, &spec.id)?;
     files::create(&dir.join("ca.key"), ca_key.as_bytes(), Access::Secret)?;
@@ -150,10 +180,10 @@ pub fn init(dir: &Path, spec: &EntitySpec) -> Result<Entity, EntityError> {
         Access::Public,
     )?;
     let identity = new_signing_key(&dir.join("identity.key"))?;
-    let extra = |name: &str| -> Result<Option<PublicKey>, EntityError> {
-        Ok(match spec.role {
-            ClusterRole::Custodian => Some(PublicKey::of(&new_signing_key(&dir.join(name))?)),
-            ClusterRole::Home => None,
+    let extra = |of: ClusterRole, name: &str| -> Result<Option<PublicKey>, EntityError> {
+        Ok(match spec.role == of {
+            true => Some(PublicKey::of(&new_signing_key(&dir.join(name))?)),
+            false => None,
         })
     };
     let body = Body {
@@ -167,9 +197,10 @@ pub fn init(dir: &Path, spec: &EntitySpec) -> Result<Entity, EntityError> {
         network: spec.network.clone(),
         ca_pem: authority.cert_pem().to_owned(),
         identity_key: PublicKey::of(&identity),
-        log_key: extra("log.key")?,
-        witness_key: extra("witness.key")?,
+        log_key: extra(ClusterRole::Custodian, "log.key")?,
+        witness_key: extra(ClusterRole::Custodian, "witness.key")?,
         endpoints: spec.nodes.iter().map(|n| (n.id, n.peer.clone())).collect(),
+        statement_key: extra(ClusterRole::Authority, STATEMENT_KEY)?,
     };
     let descriptor = Descriptor::sign(body, &identity)?;
     descriptor.save(&dir.join("descriptor.json"))?;
@@ -180,7 +211,10 @@ pub fn init(dir: &Path, spec: &EntitySpec) -> Result<Entity, EntityError> {
         authority,
         identity,
     };
-    entity.issue_operator(1, "operator")?;
+    match spec.role {
+        ClusterRole::Authority => entity.issue_authority()?,
+        ClusterRole::Home | ClusterRole::Custodian => entity.issue_operator(1, "operator")?,
+    }
     let all: Vec<ClusterNode> = spec
         .nodes
         .iter()
@@ -261,6 +295,65 @@ impl Entity {
             &self.dir.join(format!("{name}.crt")),
             &self.dir.join(format!("{name}.key")),
         )?;
+        Ok(())
+    }
+
+    /// Issues the authority's client certificate as `authority.crt` and `authority.key`, over
+    /// the old one; for custodians' registry planes.
+    ///
+    /// # Errors
+    /// [`EntityError`], for another role too.
+    pub fn issue_authority(&self) -> Result<(), EntityError> {
+        let issued = self
+            .authority
+            .issue(&self.who(CertRole::Authority, 1), &[])?;
+        issued.write(
+            &self.dir.join("authority.crt"),
+            &self.dir.join("authority.key"),
+        )?;
+        Ok(())
+    }
+
+    /// The key that signs this authority's statements about people.
+    ///
+    /// # Errors
+    /// [`EntityError::NoAuthority`] for another role; a file that is missing or not the one in the descriptor.
+    pub fn statement_key(&self) -> Result<SigningKey, EntityError> {
+        let named = self.descriptor.statement_key;
+        let named = named.ok_or_else(|| EntityError::NoAuthority(self.descriptor.id.clone()))?;
+        let path = self.dir.join(STATEMENT_KEY);
+        // A rotation that was interrupted left the key in use under its first name.
+        let next = self.dir.join(STATEMENT_KEY_NEXT);
+        for path in [&path, &next].into_iter().filter(|p| p.exists()) {
+            let key = files::read_signing_key(path)?;
+            if PublicKey::of(&key) == named {
+                return Ok(key);
+            }
+        }
+        let what = "not the statement key that descriptor.json names".into();
+        Err(FileError::Content { path, what }.into())
+    }
+
+    /// Draws a new statement key and names it in the next revision of the descriptor. The old
+    /// key goes: what it signed stays valid where custodians took it already.
+    ///
+    /// # Errors
+    /// [`EntityError::NoAuthority`] for another role; files.
+    pub fn rotate_statement_key(&mut self) -> Result<(), EntityError> {
+        self.statement_key()?;
+        let path = self.dir.join(STATEMENT_KEY);
+        let next = self.dir.join(STATEMENT_KEY_NEXT);
+        // One that was drawn before an interruption is taken up again.
+        let key = match next.exists() {
+            true => files::read_signing_key(&next)?,
+            false => new_signing_key(&next)?,
+        };
+        if self.descriptor.statement_key != Some(PublicKey::of(&key)) {
+            let mut body = (*self.descriptor).clone();
+            body.statement_key = Some(PublicKey::of(&key));
+            self.publish(body)?;
+        }
+        std::fs::rename(&next, &path).map_err(|source| FileError::Io { path, source })?;
         Ok(())
     }
 

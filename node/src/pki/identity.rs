@@ -25,9 +25,20 @@ pub enum CertRole {
     Operator,
     /// A home node's server certificate on the client plane.
     ClientPlane,
+    /// An identity authority, on custodians' registry plane and nowhere else.
+    Authority,
 }
 
 impl CertRole {
+    /// Every role.
+    pub const ALL: [Self; 5] = [
+        Self::Home,
+        Self::Custodian,
+        Self::Operator,
+        Self::ClientPlane,
+        Self::Authority,
+    ];
+
     /// As written in the SAN URI.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -35,6 +46,7 @@ impl CertRole {
             Self::Custodian => "custodian",
             Self::Operator => "operator",
             Self::ClientPlane => "client-plane",
+            Self::Authority => "authority",
         }
     }
 
@@ -43,7 +55,8 @@ impl CertRole {
         match self {
             Self::Home | Self::ClientPlane => cluster == ClusterRole::Home,
             Self::Custodian => cluster == ClusterRole::Custodian,
-            Self::Operator => true,
+            Self::Operator => cluster != ClusterRole::Authority,
+            Self::Authority => cluster == ClusterRole::Authority,
         }
     }
 }
@@ -53,6 +66,7 @@ impl From<ClusterRole> for CertRole {
         match role {
             ClusterRole::Home => Self::Home,
             ClusterRole::Custodian => Self::Custodian,
+            ClusterRole::Authority => Self::Authority,
         }
     }
 }
@@ -93,7 +107,7 @@ pub struct CertIdentity {
     pub role: CertRole,
     /// The cluster.
     pub cluster: String,
-    /// The node in it; for operators a number of the cluster's choosing.
+    /// The node in it; for operators and authorities a number of their own choosing.
     pub node: u64,
 }
 
@@ -152,15 +166,10 @@ impl FromStr for CertIdentity {
         let [deployment, role, cluster, node] = parts[..] else {
             return Err(bad("not four parts"));
         };
-        let role = [
-            CertRole::Home,
-            CertRole::Custodian,
-            CertRole::Operator,
-            CertRole::ClientPlane,
-        ]
-        .into_iter()
-        .find(|r| r.as_str() == role)
-        .ok_or_else(|| bad("unknown role"))?;
+        let role = CertRole::ALL
+            .into_iter()
+            .find(|r| r.as_str() == role)
+            .ok_or_else(|| bad("unknown role"))?;
         CustodianId::new(cluster).map_err(|_| bad("the cluster is not a name"))?;
         let number: u64 = node.parse().map_err(|_| bad("the node is not a number"))?;
         // One spelling per identity: no "+1", no "01".
@@ -193,12 +202,7 @@ mod tests {
 
     #[test]
     fn uris_round_trip_for_every_role() {
-        for role in [
-            CertRole::Home,
-            CertRole::Custodian,
-            CertRole::Operator,
-            CertRole::ClientPlane,
-        ] {
+        for role in CertRole::ALL {
             assert_eq!(id(role).uri().parse::<CertIdentity>().unwrap(), id(role));
         }
     }

@@ -27,6 +27,7 @@ pub(crate) fn spec(role: ClusterRole, id: &str, nodes: u64) -> EntitySpec {
                 listen: Listen {
                     peer: any,
                     client: (role == ClusterRole::Home).then_some(any),
+                    registry: (role == ClusterRole::Custodian).then_some(any),
                     operator: any,
                     health: any,
                 },

@@ -66,6 +66,68 @@ fn init_makes_everything_once_and_secrets_are_private() {
 }
 
 #[test]
+fn an_authority_has_a_statement_key_and_a_client_certificate_and_no_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut id = entity(dir.path(), ClusterRole::Authority, "id-ee", 0);
+    for name in ["ca.key", "identity.key", "statement.key", "authority.key"] {
+        assert_eq!(mode(&id.dir.join(name)), 0o600, "{name}");
+    }
+    for name in ["operator.crt", "log.key", "node-1"] {
+        assert!(!id.dir.join(name).exists(), "{name}");
+    }
+    let load = |id: &Entity| {
+        let file = |name: &str| id.dir.join(name);
+        CertSource::load("registry", &file("authority.crt"), &file("authority.key")).unwrap()
+    };
+    assert_eq!(load(&id).identity().role, CertRole::Authority);
+    let (name, key) = id.descriptor.authority().unwrap();
+    assert_eq!(name.as_str(), "id-ee");
+    assert_eq!(descriptor::PublicKey::of(&id.statement_key().unwrap()), key);
+    let json = id.descriptor.to_json();
+    let again = Descriptor::from_json(json.as_bytes(), Path::new("d.json")).unwrap();
+    assert_eq!(again, id.descriptor);
+    // The statement key is under the signature.
+    let other = json.replace(&key.to_string(), &again.identity_key.to_string());
+    assert!(matches!(
+        Descriptor::from_json(other.as_bytes(), Path::new("d.json")),
+        Err(DescriptorError::Signature { .. })
+    ));
+
+    // Rotation: another key, the next revision, the same fingerprint; an interrupted one is finished.
+    let print = id.descriptor.fingerprint();
+    id.rotate_statement_key().unwrap();
+    let (_, second) = id.descriptor.authority().unwrap();
+    assert!(second != key && id.descriptor.revision == 2);
+    assert_eq!(id.descriptor.fingerprint(), print);
+    let at = |name: &str| id.dir.join(name);
+    std::fs::rename(at("statement.key"), at("statement.key.next")).unwrap();
+    let mut id = Entity::open(&id.dir).unwrap();
+    assert_eq!(
+        descriptor::PublicKey::of(&id.statement_key().unwrap()),
+        second
+    );
+    id.rotate_statement_key().unwrap();
+    assert_eq!(
+        descriptor::PublicKey::of(&id.statement_key().unwrap()),
+        second
+    );
+    assert!(!id.dir.join("statement.key.next").exists());
+
+    // Nobody else has one, and an authority has nothing of a cluster's.
+    let ch = entity(dir.path(), ClusterRole::Custodian, "ch", 1);
+    assert!(matches!(
+        ch.statement_key(),
+        Err(EntityError::NoAuthority(_))
+    ));
+    let with_node = spec(ClusterRole::Authority, "id-jp", 1);
+    let e = entity::init(&dir.path().join("id-jp"), &with_node).unwrap_err();
+    assert!(matches!(e, EntityError::Nodes { nodes: 1, .. }), "{e}");
+    let without = spec(ClusterRole::Custodian, "is", 0);
+    let e = entity::init(&dir.path().join("is"), &without).unwrap_err();
+    assert!(matches!(e, EntityError::Nodes { nodes: 0, .. }), "{e}");
+}
+
+#[test]
 fn an_opened_entity_adds_nodes_and_never_reuses_an_id() {
     let dir = tempfile::tempdir().unwrap();
     entity(dir.path(), ClusterRole::Custodian, "ch", 3);
@@ -227,6 +289,7 @@ fn a_ca_issues_only_its_own() {
         (CertRole::Home, "ch"),
         (CertRole::Custodian, "is"),
         (CertRole::ClientPlane, "ch"),
+        (CertRole::Authority, "ch"),
     ] {
         let who = CertIdentity {
             deployment: DEPLOYMENT,
@@ -236,6 +299,17 @@ fn a_ca_issues_only_its_own() {
         };
         let e = ch.authority().issue(&who, &[]).unwrap_err();
         assert!(matches!(e, PkiError::NotOurs { .. }), "{e}");
+    }
+    let id = entity(dir.path(), ClusterRole::Authority, "id-ee", 0);
+    for role in CertRole::ALL {
+        let who = CertIdentity {
+            deployment: DEPLOYMENT,
+            role,
+            cluster: "id-ee".into(),
+            node: 1,
+        };
+        let issued = id.authority().issue(&who, &[]);
+        assert_eq!(issued.is_ok(), role == CertRole::Authority, "{role}");
     }
 }
 
@@ -297,4 +371,54 @@ fn printing_keys_shows_nothing() {
         !text.contains("PRIVATE") && !text.contains("BEGIN"),
         "{text}"
     );
+}
+
+/// Every accepting side against every certificate that any CA here can make.
+#[test]
+fn every_plane_takes_its_own_kind_of_certificate_and_no_other() {
+    use super::verify::{Accept, Verifier};
+    use rustls::server::danger::ClientCertVerifier;
+    use rustls_pki_types::pem::PemObject;
+    use rustls_pki_types::{CertificateDer, UnixTime};
+    let dir = tempfile::tempdir().unwrap();
+    let ch = entity(dir.path(), ClusterRole::Custodian, "ch", 1);
+    let is = entity(dir.path(), ClusterRole::Custodian, "is", 1);
+    let ae = entity(dir.path(), ClusterRole::Home, "ae", 1);
+    let id = entity(dir.path(), ClusterRole::Authority, "id-ee", 0);
+    let all = [&ch, &is, &ae, &id];
+    let store = super::testkit::trust(&ch, &all[1..]);
+    let table: [(Accept, &[(&str, CertRole)]); 3] = [
+        (
+            Accept::AnyPeer,
+            &[
+                ("ch", CertRole::Custodian),
+                ("is", CertRole::Custodian),
+                ("ae", CertRole::Home),
+            ],
+        ),
+        (Accept::OwnOperator, &[("ch", CertRole::Operator)]),
+        (Accept::AnyAuthority, &[("id-ee", CertRole::Authority)]),
+    ];
+    for (accept, wanted) in table {
+        let verifier = Verifier::new(store.clone(), accept.clone(), tls::hybrid_provider());
+        let mut taken = Vec::new();
+        for issuer in all {
+            for named in all {
+                for role in CertRole::ALL {
+                    let name = named.descriptor.id.as_str();
+                    let issued = forged(issuer, role, name, 1);
+                    let der = CertificateDer::from_pem_slice(issued.cert_pem.as_bytes()).unwrap();
+                    if verifier
+                        .verify_client_cert(&der, &[], UnixTime::now())
+                        .is_ok()
+                    {
+                        assert_eq!(issuer.descriptor.id, name, "another CA's {role}");
+                        taken.push((name.to_owned(), role));
+                    }
+                }
+            }
+        }
+        let wanted: Vec<_> = wanted.iter().map(|(n, r)| ((*n).to_owned(), *r)).collect();
+        assert_eq!(taken, wanted, "{accept:?}");
+    }
 }

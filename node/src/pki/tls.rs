@@ -4,6 +4,7 @@ use super::identity::CertIdentity;
 use super::rotate::{CertSource, no_resumption};
 use super::trust::TrustStore;
 use super::verify::{Accept, Verifier};
+use quorate_engine::types::CustodianId;
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -101,6 +102,25 @@ pub fn operator_server(trust: &Arc<TrustStore>, source: &Arc<CertSource>) -> Arc
 /// Operator plane (HTTP), connecting side: `trust.own()` is the cluster spoken to, `source` an operator's certificate.
 pub fn operator_client(trust: &Arc<TrustStore>, source: &Arc<CertSource>) -> Arc<ClientConfig> {
     let mut config = mutual_client(trust, source, Accept::OwnNode);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Arc::new(config)
+}
+
+/// Registry plane (HTTP), accepting side: identity authorities, nobody else.
+pub fn registry_server(trust: &Arc<TrustStore>, source: &Arc<CertSource>) -> Arc<ServerConfig> {
+    let mut config = mutual_server(trust, source, Accept::AnyAuthority);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(config)
+}
+
+/// Registry plane (HTTP), connecting side: `source` is an authority's certificate, and
+/// whoever answers must be a node of `custodian`.
+pub fn registry_client(
+    trust: &Arc<TrustStore>,
+    source: &Arc<CertSource>,
+    custodian: CustodianId,
+) -> Arc<ClientConfig> {
+    let mut config = mutual_client(trust, source, Accept::NodeOf(custodian));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Arc::new(config)
 }

@@ -4,7 +4,7 @@
 use super::descriptor::{Descriptor, DescriptorError, PublicKey};
 use super::files::{self, FileError};
 use crate::config::ClusterRole;
-use quorate_engine::types::{CustodianId, DeploymentId, NodeId};
+use quorate_engine::types::{AuthorityId, CustodianId, DeploymentId, NodeId};
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -317,6 +317,14 @@ impl TrustStore {
         self.of_role(ClusterRole::Custodian)
             .into_iter()
             .filter_map(|d| d.custodian().map(|id| (id, d.clone())))
+            .collect()
+    }
+
+    /// The believed identity authorities, by name.
+    pub fn authorities(&self) -> BTreeMap<AuthorityId, Arc<Descriptor>> {
+        self.of_role(ClusterRole::Authority)
+            .into_iter()
+            .filter_map(|d| d.authority().map(|(id, _)| (id, d.clone())))
             .collect()
     }
 

@@ -12,6 +12,7 @@
 use super::identity::{CertIdentity, CertRole};
 use super::trust::TrustStore;
 use crate::config::ClusterRole;
+use quorate_engine::types::CustodianId;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
@@ -35,6 +36,10 @@ pub enum Accept {
     OwnOperator,
     /// Any node of the own cluster (client side of the operator plane).
     OwnNode,
+    /// Any believed identity authority (server side of the registry plane).
+    AnyAuthority,
+    /// Any node of this custodian (client side of the registry plane).
+    NodeOf(CustodianId),
 }
 
 /// Why a certificate that may be well signed is not accepted here.
@@ -133,6 +138,14 @@ impl Verifier {
             Accept::OwnNode => (
                 who.role == CertRole::from(own.role) && who.cluster == own.id,
                 format!("a node of {} {}", own.role, own.id),
+            ),
+            Accept::AnyAuthority => (
+                who.role == CertRole::Authority,
+                "an identity authority".to_owned(),
+            ),
+            Accept::NodeOf(custodian) => (
+                who.role == CertRole::Custodian && who.cluster == custodian.as_str(),
+                format!("a node of custodian {custodian}"),
             ),
         };
         if ok {

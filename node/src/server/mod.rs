@@ -155,6 +155,7 @@ impl Node {
             ClusterRole::Home => {
                 Role::Home(start_home(&config, &trust, &cluster, client, &server)?)
             }
+            ClusterRole::Authority => return Err(no_node(&config.cluster)),
         };
         let peer_task = server.serve(listener, stop.clone());
         let mut tasks = vec![
@@ -233,7 +234,14 @@ pub fn machine(own: &Descriptor) -> Result<Arc<dyn Machine>, StartError> {
     Ok(match own.role {
         ClusterRole::Home => Arc::new(HomeMachine),
         ClusterRole::Custodian => Arc::new(custodian::machine(own)?),
+        ClusterRole::Authority => return Err(no_node(&own.id)),
     })
+}
+
+fn no_node(authority: &str) -> StartError {
+    StartError::Mismatch(format!(
+        "{authority} is an identity authority, which runs no node; use `quorate identity`"
+    ))
 }
 
 /// Opens the data directory as `config` says.

@@ -104,6 +104,7 @@ fn join(world: &mut World, cluster: &str, id: u64) -> SocketAddr {
         operator: free(),
         health: free(),
         client: None,
+        registry: None,
     };
     let layout = NodeLayout {
         id,
@@ -112,6 +113,7 @@ fn join(world: &mut World, cluster: &str, id: u64) -> SocketAddr {
         operator: listen.operator,
         health: listen.health,
         client: None,
+        registry: None,
     };
     let spec = NodeSpec {
         id,

@@ -200,6 +200,7 @@ pub(crate) fn descriptor() -> Target {
     let texts: Vec<Vec<u8>> = [
         descriptor_of(ClusterRole::Custodian, "ch"),
         descriptor_of(ClusterRole::Home, "ae"),
+        descriptor_of(ClusterRole::Authority, "id-ee"),
     ]
     .into();
     let signed: Vec<Descriptor> = texts
@@ -237,13 +238,17 @@ fn descriptor_of(role: ClusterRole, id: &str) -> Vec<u8> {
         network: "net".into(),
         ca_pem: authority.cert_pem().to_owned(),
         identity_key: PublicKey::of(&key(1)),
+        statement_key: (role == ClusterRole::Authority).then(|| PublicKey::of(&key(4))),
         log_key: custodian.then(|| PublicKey::of(&key(2))),
         witness_key: custodian.then(|| PublicKey::of(&key(3))),
-        endpoints: [
-            (1, "a.example:7101".to_owned()),
-            (2, "b.example:7101".to_owned()),
-        ]
-        .into(),
+        endpoints: match role {
+            ClusterRole::Authority => [].into(),
+            _ => [
+                (1, "a.example:7101".to_owned()),
+                (2, "b.example:7101".to_owned()),
+            ]
+            .into(),
+        },
     };
     Descriptor::sign(body, &key(1))
         .expect("valid")
