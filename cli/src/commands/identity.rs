@@ -27,7 +27,7 @@ enum What {
     /// Issue the client certificate anew before it ends
     Renew(Place),
     /// Draw a new statement key and name it in the next revision of the descriptor
-    Rotate(Place),
+    Rotate(Rotate),
 }
 
 #[derive(Debug, clap::Args)]
@@ -54,6 +54,15 @@ struct Place {
     /// The authority's own directory, made by `identity init`
     #[arg(long)]
     dir: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+struct Rotate {
+    #[command(flatten)]
+    place: Place,
+    /// The old key was stolen: it counts no longer where the new descriptor has arrived
+    #[arg(long)]
+    forget_old: bool,
 }
 
 fn failed(e: &dyn std::fmt::Display) -> Failure {
@@ -88,9 +97,10 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
                 .show(&path, || format!("renewed {}", path.display()))?;
             Ok(Exit::Ok)
         }
-        What::Rotate(place) => {
-            let mut authority = open(&place.dir)?;
-            authority.rotate_statement_key().map_err(|e| failed(&e))?;
+        What::Rotate(args) => {
+            let mut authority = open(&args.place.dir)?;
+            let done = authority.rotate_statement_key(args.forget_old);
+            done.map_err(|e| failed(&e))?;
             let value = describe(&authority)?;
             let text = format!(
                 "{}\nEvery custodian and home needs the new descriptor.json (`quorate trust add`, same fingerprint);\nwhat the new key signs is refused until a custodian has it",
@@ -157,13 +167,13 @@ fn describe(authority: &Entity) -> Result<Value, Failure> {
         "name": d.id, "deployment": d.deployment, "revision": d.revision,
         "jurisdiction": d.jurisdiction, "legal_entity": d.legal_entity,
         "descriptor": authority.dir.join("descriptor.json"), "fingerprint": d.fingerprint(),
-        "statement_key": d.statement_key, "certificate_expires_s": ends.map_or(0, |d| d.as_secs()),
+        "statement_keys": d.statement_keys, "certificate_expires_s": ends.map_or(0, |d| d.as_secs()),
     }))
 }
 
 fn text(d: &Descriptor, shown: &Value) -> String {
     format!(
-        "authority {} of deployment {}, revision {}\n{}, jurisdiction {}\ndescriptor {}\n  fingerprint {}\nstatement key {}, client certificate ends at {} (Unix seconds)",
+        "authority {} of deployment {}, revision {}\n{}, jurisdiction {}\ndescriptor {}\n  fingerprint {}\nstatement key version {}, ends at {} (Unix ms); client certificate ends at {} (Unix seconds)",
         d.id,
         d.deployment,
         d.revision,
@@ -171,7 +181,8 @@ fn text(d: &Descriptor, shown: &Value) -> String {
         d.jurisdiction,
         shown["descriptor"].as_str().unwrap_or_default(),
         d.fingerprint(),
-        shown["statement_key"].as_str().unwrap_or_default(),
+        d.statement_keys.last().map_or(0, |k| k.version),
+        d.statement_keys.last().map_or(0, |k| k.not_after_ms),
         shown["certificate_expires_s"],
     )
 }

@@ -9,6 +9,7 @@
 use super::files::{self, Access, FileError};
 use crate::config::ClusterRole;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use quorate_engine::authz::identity::{AuthorityKey, AuthorityRecord};
 use quorate_engine::crypto::labels;
 use quorate_engine::types::{AuthorityId, CustodianId, DeploymentId, NodeId, codec};
 use serde::{Deserialize, Serialize};
@@ -143,10 +144,10 @@ pub struct Body {
     pub witness_key: Option<PublicKey>,
     /// Peer addresses, `host:port`, by node id; an authority has none.
     pub endpoints: BTreeMap<NodeId, String>,
-    /// Signs statements about people; authorities have one, and only they. Last, and absent
-    /// where there is none, so that the signed bytes of all other descriptors stay as they were.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub statement_key: Option<PublicKey>,
+    /// What signs statements about people; authorities have them, and only they. Last, and absent
+    /// where there are none, so that the signed bytes of all other descriptors stay as they were.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub statement_keys: Vec<AuthorityKey>,
 }
 
 /// A descriptor whose signature was checked: holding one is the proof.
@@ -279,13 +280,9 @@ impl Descriptor {
         blake3::derive_key(labels::IDENTITY_HASH, &self.body.identity_key.0)
     }
 
-    /// The authority's name and the key that signs its statements; `None` for other roles.
-    pub fn authority(&self) -> Option<(AuthorityId, PublicKey)> {
-        let key = self.body.statement_key?;
-        (self.body.role == ClusterRole::Authority).then(|| {
-            let id = AuthorityId::new(&self.body.id);
-            (id.expect("checked when it was read or signed"), key)
-        })
+    /// The identity authority as custodians register it; `None` for other roles.
+    pub fn authority(&self) -> Option<AuthorityRecord> {
+        (self.body.role == ClusterRole::Authority).then(|| record(&self.body))
     }
 
     /// The custodian's name; `None` for other roles.
@@ -299,6 +296,17 @@ fn invalid(body: &Body, what: impl Into<String>) -> DescriptorError {
     DescriptorError::Invalid {
         id: body.id.chars().take(40).collect(),
         what: what.into(),
+    }
+}
+
+/// Of a body whose name was checked.
+fn record(b: &Body) -> AuthorityRecord {
+    AuthorityRecord {
+        id: AuthorityId::new(&b.id).expect("checked when it was read or signed"),
+        entity: b.legal_entity.clone(),
+        jurisdiction: b.jurisdiction.clone(),
+        identity_key: quorate_engine::types::PublicKey(b.identity_key.0),
+        keys: b.statement_keys.clone(),
     }
 }
 
@@ -330,18 +338,16 @@ fn check(b: &Body) -> Result<(), DescriptorError> {
     if b.role == ClusterRole::Custodian && !keys {
         return Err(invalid(b, "a custodian names its log_key and witness_key"));
     }
-    let authority = b.role == ClusterRole::Authority;
-    if authority != b.statement_key.is_some() {
-        return Err(invalid(
-            b,
-            "an authority names its statement_key, and nobody else has one",
-        ));
-    }
-    if authority && !(b.endpoints.is_empty() && b.log_key.is_none() && b.witness_key.is_none()) {
-        return Err(invalid(
-            b,
-            "an authority has no nodes: endpoints, log_key and witness_key must be absent",
-        ));
+    if b.role == ClusterRole::Authority {
+        record(b).check().map_err(|e| invalid(b, e.to_string()))?;
+        if !b.endpoints.is_empty() || b.log_key.is_some() || b.witness_key.is_some() {
+            return Err(invalid(
+                b,
+                "an authority has no nodes: endpoints, log_key and witness_key must be absent",
+            ));
+        }
+    } else if !b.statement_keys.is_empty() {
+        return Err(invalid(b, "only an authority has statement_keys"));
     }
     super::ca::not_after(&b.ca_pem).map_err(|e| invalid(b, format!("ca_pem: {e}")))?;
     Ok(())

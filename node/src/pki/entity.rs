@@ -16,7 +16,7 @@
 //! authority runs no node: its tool holds the statement key and calls custodians
 //! with its client certificate.
 
-use super::ca::{Authority, PkiError};
+use super::ca::{Authority, BACKDATE, PkiError};
 use super::descriptor::{Body, Descriptor, DescriptorError, PublicKey};
 use super::files::{self, Access, FileError};
 use super::identity::{CertIdentity, CertRole};
@@ -26,10 +26,14 @@ use crate::config::{
     Listen, Pkcs11, RaftOptions, Store, StoreKind, Tls, Trust,
 };
 use ed25519_dalek::SigningKey;
+use quorate_engine::authz::identity::{AUTHORITY_KEYS_MAX, AuthorityKey};
 use quorate_engine::types::{DeploymentId, NodeId, Secret};
 use rand::TryRng;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// Life of an authority's statement key, days.
+pub const STATEMENT_KEY_DAYS: u64 = 366;
 /// File of an authority's statement key.
 const STATEMENT_KEY: &str = "statement.key";
 /// File of the one that follows it, during a rotation.
@@ -159,6 +163,19 @@ fn new_signing_key(path: &Path) -> Result<SigningKey, EntityError> {
     Ok(SigningKey::from_bytes(seed.expose()))
 }
 
+/// Counts from now, backdated as certificates are.
+fn statement_key(version: u32, public: PublicKey) -> AuthorityKey {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let not_before_ms = ms(now.unwrap_or_default()).saturating_sub(ms(BACKDATE));
+    AuthorityKey {
+        version,
+        public: quorate_engine::types::PublicKey(public.0),
+        not_before_ms,
+        not_after_ms: not_before_ms + STATEMENT_KEY_DAYS * 86_400_000,
+    }
+}
+
 /// Makes all keys, certificates and configurations of one entity in `dir`, which must be new.
 ///
 /// # Errors
@@ -200,7 +217,10 @@ pub fn init(dir: &Path, spec: &EntitySpec) -> Result<Entity, EntityError> {
         log_key: extra(ClusterRole::Custodian, "log.key")?,
         witness_key: extra(ClusterRole::Custodian, "witness.key")?,
         endpoints: spec.nodes.iter().map(|n| (n.id, n.peer.clone())).collect(),
-        statement_key: extra(ClusterRole::Authority, STATEMENT_KEY)?,
+        statement_keys: match extra(ClusterRole::Authority, STATEMENT_KEY)? {
+            Some(key) => vec![statement_key(1, key)],
+            None => Vec::new(),
+        },
     };
     let descriptor = Descriptor::sign(body, &identity)?;
     descriptor.save(&dir.join("descriptor.json"))?;
@@ -319,27 +339,28 @@ impl Entity {
     /// # Errors
     /// [`EntityError::NoAuthority`] for another role; a file that is missing or not the one in the descriptor.
     pub fn statement_key(&self) -> Result<SigningKey, EntityError> {
-        let named = self.descriptor.statement_key;
+        let named = self.descriptor.statement_keys.last();
         let named = named.ok_or_else(|| EntityError::NoAuthority(self.descriptor.id.clone()))?;
         let path = self.dir.join(STATEMENT_KEY);
         // A rotation that was interrupted left the key in use under its first name.
         let next = self.dir.join(STATEMENT_KEY_NEXT);
         for path in [&path, &next].into_iter().filter(|p| p.exists()) {
             let key = files::read_signing_key(path)?;
-            if PublicKey::of(&key) == named {
+            if PublicKey::of(&key).0 == named.public.0 {
                 return Ok(key);
             }
         }
-        let what = "not the statement key that descriptor.json names".into();
+        let what = "not the newest statement key that descriptor.json names".into();
         Err(FileError::Content { path, what }.into())
     }
 
     /// Draws a new statement key and names it in the next revision of the descriptor. The old
-    /// key goes: what it signed stays valid where custodians took it already.
+    /// ones count until their time is over, for statements on their way; with `forget` they
+    /// count no longer where the new descriptor has arrived.
     ///
     /// # Errors
     /// [`EntityError::NoAuthority`] for another role; files.
-    pub fn rotate_statement_key(&mut self) -> Result<(), EntityError> {
+    pub fn rotate_statement_key(&mut self, forget: bool) -> Result<(), EntityError> {
         self.statement_key()?;
         let path = self.dir.join(STATEMENT_KEY);
         let next = self.dir.join(STATEMENT_KEY_NEXT);
@@ -348,9 +369,18 @@ impl Entity {
             true => files::read_signing_key(&next)?,
             false => new_signing_key(&next)?,
         };
-        if self.descriptor.statement_key != Some(PublicKey::of(&key)) {
+        let public = PublicKey::of(&key);
+        let newest = self.descriptor.statement_keys.last();
+        if newest.is_none_or(|k| k.public.0 != public.0) {
             let mut body = (*self.descriptor).clone();
-            body.statement_key = Some(PublicKey::of(&key));
+            let next = statement_key(newest.map_or(0, |k| k.version) + 1, public);
+            let now = next.not_before_ms;
+            let keys = &mut body.statement_keys;
+            keys.retain(|k| !forget && now < k.not_after_ms);
+            if keys.len() == AUTHORITY_KEYS_MAX {
+                keys.remove(0);
+            }
+            keys.push(next);
             self.publish(body)?;
         }
         std::fs::rename(&next, &path).map_err(|source| FileError::Io { path, source })?;

@@ -80,9 +80,14 @@ fn an_authority_has_a_statement_key_and_a_client_certificate_and_no_node() {
         CertSource::load("registry", &file("authority.crt"), &file("authority.key")).unwrap()
     };
     assert_eq!(load(&id).identity().role, CertRole::Authority);
-    let (name, key) = id.descriptor.authority().unwrap();
-    assert_eq!(name.as_str(), "id-ee");
-    assert_eq!(descriptor::PublicKey::of(&id.statement_key().unwrap()), key);
+    let public = |id: &Entity| descriptor::PublicKey::of(&id.statement_key().unwrap()).0;
+    let record = id.descriptor.authority().unwrap();
+    assert_eq!(
+        (record.id.as_str(), record.keys.len(), record.check()),
+        ("id-ee", 1, Ok(()))
+    );
+    let key = record.keys[0].public;
+    assert_eq!(public(&id), key.0);
     let json = id.descriptor.to_json();
     let again = Descriptor::from_json(json.as_bytes(), Path::new("d.json")).unwrap();
     assert_eq!(again, id.descriptor);
@@ -95,23 +100,24 @@ fn an_authority_has_a_statement_key_and_a_client_certificate_and_no_node() {
 
     // Rotation: another key, the next revision, the same fingerprint; an interrupted one is finished.
     let print = id.descriptor.fingerprint();
-    id.rotate_statement_key().unwrap();
-    let (_, second) = id.descriptor.authority().unwrap();
-    assert!(second != key && id.descriptor.revision == 2);
+    id.rotate_statement_key(false).unwrap();
+    let record = id.descriptor.authority().unwrap();
+    let versions: Vec<_> = record.keys.iter().map(|k| k.version).collect();
+    assert_eq!((versions, id.descriptor.revision), (vec![1, 2], 2));
+    let second = record.keys[1].public;
+    assert!(second != key && public(&id) == second.0);
     assert_eq!(id.descriptor.fingerprint(), print);
     let at = |name: &str| id.dir.join(name);
     std::fs::rename(at("statement.key"), at("statement.key.next")).unwrap();
     let mut id = Entity::open(&id.dir).unwrap();
-    assert_eq!(
-        descriptor::PublicKey::of(&id.statement_key().unwrap()),
-        second
-    );
-    id.rotate_statement_key().unwrap();
-    assert_eq!(
-        descriptor::PublicKey::of(&id.statement_key().unwrap()),
-        second
-    );
+    assert_eq!(public(&id), second.0);
+    id.rotate_statement_key(false).unwrap();
+    assert_eq!((public(&id), id.descriptor.revision), (second.0, 2));
     assert!(!id.dir.join("statement.key.next").exists());
+    // A stolen key: the ones before count no longer.
+    id.rotate_statement_key(true).unwrap();
+    let keys = id.descriptor.authority().unwrap().keys;
+    assert_eq!((keys.len(), keys[0].version), (1, 3));
 
     // Nobody else has one, and an authority has nothing of a cluster's.
     let ch = entity(dir.path(), ClusterRole::Custodian, "ch", 1);

@@ -4,7 +4,8 @@
 use super::descriptor::{Descriptor, DescriptorError, PublicKey};
 use super::files::{self, FileError};
 use crate::config::ClusterRole;
-use quorate_engine::types::{AuthorityId, CustodianId, DeploymentId, NodeId};
+use quorate_engine::authz::identity::AuthorityRecord;
+use quorate_engine::types::{CustodianId, DeploymentId, NodeId};
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -320,12 +321,10 @@ impl TrustStore {
             .collect()
     }
 
-    /// The believed identity authorities, by name.
-    pub fn authorities(&self) -> BTreeMap<AuthorityId, Arc<Descriptor>> {
-        self.of_role(ClusterRole::Authority)
-            .into_iter()
-            .filter_map(|d| d.authority().map(|(id, _)| (id, d.clone())))
-            .collect()
+    /// The believed identity authorities, as custodians register them.
+    pub fn authorities(&self) -> Vec<AuthorityRecord> {
+        let all = self.of_role(ClusterRole::Authority);
+        all.iter().filter_map(|d| d.authority()).collect()
     }
 
     /// The address a cluster's descriptor gives for a node.

@@ -5,6 +5,7 @@ use super::codec::name;
 use super::mutate::Kind;
 use super::run::Target;
 use quorate_engine::api::{Append, CreateChat, Edit};
+use quorate_engine::authz::identity::AuthorityKey;
 use quorate_engine::policy::{CustodianFacts, Facts, Policy, load};
 use quorate_engine::types::{DeploymentId, Structure};
 use quorate_node::config::{ClusterRole, Config, example_custodian, example_home};
@@ -238,7 +239,15 @@ fn descriptor_of(role: ClusterRole, id: &str) -> Vec<u8> {
         network: "net".into(),
         ca_pem: authority.cert_pem().to_owned(),
         identity_key: PublicKey::of(&key(1)),
-        statement_key: (role == ClusterRole::Authority).then(|| PublicKey::of(&key(4))),
+        statement_keys: match role {
+            ClusterRole::Authority => vec![AuthorityKey {
+                version: 1,
+                public: quorate_engine::types::PublicKey(PublicKey::of(&key(4)).0),
+                not_before_ms: 1,
+                not_after_ms: 2,
+            }],
+            _ => Vec::new(),
+        },
         log_key: custodian.then(|| PublicKey::of(&key(2))),
         witness_key: custodian.then(|| PublicKey::of(&key(3))),
         endpoints: match role {

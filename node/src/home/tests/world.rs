@@ -113,7 +113,7 @@ impl FakeCustodian {
             network: name.clone(),
             ca_pem: any_certificate(),
             identity_key: PublicKey(self.identity.public()),
-            statement_key: None,
+            statement_keys: Vec::new(),
             log_key: Some(PublicKey(self.log_key.public())),
             witness_key: Some(PublicKey(self.log_key.public())),
             endpoints: (1..=3).map(|n| (n, format!("127.0.0.1:{n}"))).collect(),
