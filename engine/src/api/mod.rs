@@ -1,10 +1,11 @@
-//! The client plane's and operator plane's JSON: what goes over HTTP.
+//! The JSON of client, operator and registry plane: what goes over HTTP.
 //!
 //! These types convert at the border; nothing below imports them. The OpenAPI
 //! document at `/v1/openapi.json` is generated from them.
 
 pub mod keys;
 pub mod operator;
+pub mod registry;
 
 use crate::types::Outcome;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! HTTP planes of a node: client, operator, health. One listener, one router
+//! HTTP planes of a node: client, operator, registry, health. One listener, one router
 //! and one service definition each, so that no plane can reach another's
 //! endpoints.
 //!
@@ -7,6 +7,7 @@
 //!              ─▶ envelope (request id, concurrency, deadline, problem+json)
 //!                   ─▶ client   ─▶ dyn HomeApi
 //!                   ─▶ operator ─▶ dyn OperatorApi   (operator certificate needed)
+//!                   ─▶ registry ─▶ dyn RegistryApi   (authority certificate needed)
 //!  plain socket ──▶ health      ─▶ dyn HealthApi
 //! ```
 //!
@@ -26,6 +27,7 @@ pub mod openapi;
 mod keys;
 pub mod operator;
 pub mod problem;
+pub mod registry;
 pub mod serve;
 pub mod tls;
 

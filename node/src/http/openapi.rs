@@ -1,5 +1,5 @@
-//! The OpenAPI document of the client plane, generated from the handlers and
-//! the types in `quorate_engine::api`, with every problem reply included.
+//! The OpenAPI documents of client and registry plane, generated from the handlers
+//! and the types in `quorate_engine::api`, with every problem reply included.
 
 use super::problem::PROBLEM_JSON;
 use axum::Json;
@@ -45,6 +45,42 @@ pub struct ClientPlane;
 pub(super) async fn serve() -> Json<utoipa::openapi::OpenApi> {
     Json(ClientPlane::openapi())
 }
+
+/// The registry plane's document.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Quorate registry plane",
+        description = "Accounts and their devices, as identity authorities bring them to one custodian. \
+Callers show an authority's client certificate. Every custodian is told by itself: send each statement to all of them. \
+Errors are problem documents (RFC 9457): branch on `code`."
+    ),
+    paths(
+        super::registry::found,
+        super::registry::advance,
+        super::registry::show,
+        serve_registry,
+    ),
+    components(schemas(api::Problem, api::QuorumProblem)),
+    tags((name = "accounts", description = "Accounts as chains of signed statements"))
+)]
+pub struct RegistryPlane;
+
+/// This document.
+#[utoipa::path(get, path = "/v1/openapi.json", tag = "accounts",
+    responses((status = 200, body = Object, description = "OpenAPI 3.1"), RegistryProblems))]
+pub(super) async fn serve_registry() -> Json<utoipa::openapi::OpenApi> {
+    Json(RegistryPlane::openapi())
+}
+
+const REGISTRY: &[(u16, &str)] = &[
+    (403, "The certificate is no identity authority's"),
+    (
+        409,
+        "The statement is not the next of its chain (`behind`) or contradicts it (`fork`)",
+    ),
+    (422, "The statement is refused; `code` says why"),
+];
 
 const READ: &[(u16, &str)] = &[
     (
@@ -100,6 +136,14 @@ pub(super) struct WriteProblems;
 impl IntoResponses for WriteProblems {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         problems(&[READ, WRITE])
+    }
+}
+
+/// Problems an authority's request may meet.
+pub(super) struct RegistryProblems;
+impl IntoResponses for RegistryProblems {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        problems(&[READ, WRITE, REGISTRY])
     }
 }
 

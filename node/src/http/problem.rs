@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, heade
 use axum::response::IntoResponse;
 use quorate_engine::api::{Problem, QuorumProblem};
 use quorate_engine::types::Outcome;
+use std::borrow::Cow;
 
 /// Media type of every error.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -22,7 +23,7 @@ pub const DETAIL_BYTES_MAX: usize = 2_048;
 #[derive(Clone, Debug)]
 pub struct Failure {
     status: StatusCode,
-    code: &'static str,
+    code: Cow<'static, str>,
     title: &'static str,
     detail: String,
     next_step: String,
@@ -39,14 +40,14 @@ impl Failure {
     /// An error of `code`; nothing was done and repeating does not help, unless said otherwise.
     pub fn new(
         status: StatusCode,
-        code: &'static str,
+        code: impl Into<Cow<'static, str>>,
         title: &'static str,
         detail: impl Into<String>,
         next_step: impl Into<String>,
     ) -> Self {
         Self {
             status,
-            code,
+            code: code.into(),
             title,
             detail: cut(detail.into(), DETAIL_BYTES_MAX),
             next_step: next_step.into(),
@@ -96,8 +97,8 @@ impl Failure {
         self.status
     }
     /// Stable code.
-    pub fn code(&self) -> &'static str {
-        self.code
+    pub fn code(&self) -> &str {
+        &self.code
     }
 
     /// The reply, complete with the request id it answers.
@@ -106,7 +107,7 @@ impl Failure {
             kind: format!("urn:quorate:problem:{}", self.code),
             title: self.title.to_owned(),
             status: self.status.as_u16(),
-            code: self.code.to_owned(),
+            code: self.code.into_owned(),
             detail: self.detail,
             next_step: self.next_step,
             retry_ms: self.retry_ms,

@@ -9,7 +9,8 @@
 use super::files::{self, Access, FileError};
 use crate::config::ClusterRole;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
-use quorate_engine::authz::identity::{AuthorityKey, AuthorityRecord};
+use quorate_engine::authz::envelope::Envelope;
+use quorate_engine::authz::identity::{AUTHORITY_KEYS_MAX, AuthorityKey, AuthorityRecord};
 use quorate_engine::crypto::labels;
 use quorate_engine::types::{AuthorityId, CustodianId, DeploymentId, NodeId, codec};
 use serde::{Deserialize, Serialize};
@@ -148,6 +149,10 @@ pub struct Body {
     /// where there are none, so that the signed bytes of all other descriptors stay as they were.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub statement_keys: Vec<AuthorityKey>,
+    /// The identity key's own statements of those keys that followed the first, oldest first:
+    /// custodians that know an authority take a new key on such a statement alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rotations: Vec<Envelope>,
 }
 
 /// A descriptor whose signature was checked: holding one is the proof.
@@ -340,14 +345,23 @@ fn check(b: &Body) -> Result<(), DescriptorError> {
     }
     if b.role == ClusterRole::Authority {
         record(b).check().map_err(|e| invalid(b, e.to_string()))?;
+        if b.rotations.len() > AUTHORITY_KEYS_MAX {
+            return Err(invalid(
+                b,
+                format!("more than {AUTHORITY_KEYS_MAX} rotations"),
+            ));
+        }
         if !b.endpoints.is_empty() || b.log_key.is_some() || b.witness_key.is_some() {
             return Err(invalid(
                 b,
                 "an authority has no nodes: endpoints, log_key and witness_key must be absent",
             ));
         }
-    } else if !b.statement_keys.is_empty() {
-        return Err(invalid(b, "only an authority has statement_keys"));
+    } else if !(b.statement_keys.is_empty() && b.rotations.is_empty()) {
+        return Err(invalid(
+            b,
+            "only an authority has statement_keys and rotations",
+        ));
     }
     super::ca::not_after(&b.ca_pem).map_err(|e| invalid(b, format!("ca_pem: {e}")))?;
     Ok(())

@@ -26,8 +26,11 @@ use crate::config::{
     Listen, Pkcs11, RaftOptions, Store, StoreKind, Tls, Trust,
 };
 use ed25519_dalek::SigningKey;
-use quorate_engine::authz::identity::{AUTHORITY_KEYS_MAX, AuthorityKey};
-use quorate_engine::types::{DeploymentId, NodeId, Secret};
+use quorate_engine::authz::envelope::Envelope;
+use quorate_engine::authz::identity::{AUTHORITY_KEYS_MAX, AuthorityKey, AuthorityKeys};
+use quorate_engine::crypto::labels::SIGN_AUTHORITY;
+use quorate_engine::crypto::sign as crypto;
+use quorate_engine::types::{AuthorityId, DeploymentId, NodeId, Secret};
 use rand::TryRng;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -221,6 +224,7 @@ pub fn init(dir: &Path, spec: &EntitySpec) -> Result<Entity, EntityError> {
             Some(key) => vec![statement_key(1, key)],
             None => Vec::new(),
         },
+        rotations: Vec::new(),
     };
     let descriptor = Descriptor::sign(body, &identity)?;
     descriptor.save(&dir.join("descriptor.json"))?;
@@ -334,6 +338,12 @@ impl Entity {
         Ok(())
     }
 
+    fn authority_id(&self) -> Result<AuthorityId, EntityError> {
+        let record = self.descriptor.authority();
+        let record = record.ok_or_else(|| EntityError::NoAuthority(self.descriptor.id.clone()))?;
+        Ok(record.id)
+    }
+
     /// The key that signs this authority's statements about people.
     ///
     /// # Errors
@@ -381,6 +391,18 @@ impl Entity {
                 keys.remove(0);
             }
             keys.push(next);
+            let statement = AuthorityKeys {
+                authority: self.authority_id()?,
+                key: next,
+                oldest: keys[0].version,
+            };
+            let by = crypto::SigningKey::from_seed(&Secret::take(&mut self.identity.to_bytes()));
+            let deployment = &self.descriptor.deployment;
+            let signed = Envelope::sign(SIGN_AUTHORITY, deployment, &statement, &[&by]);
+            if body.rotations.len() == AUTHORITY_KEYS_MAX {
+                body.rotations.remove(0);
+            }
+            body.rotations.push(signed);
             self.publish(body)?;
         }
         std::fs::rename(&next, &path).map_err(|source| FileError::Io { path, source })?;

@@ -6,6 +6,7 @@ use super::rotate::RotateError;
 use super::testkit::{DEPLOYMENT, certs, entity, forged, source, spec};
 use super::*;
 use crate::config::{ClusterRole, Config};
+use quorate_engine::authz::identity::AuthorityRecord;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -114,10 +115,19 @@ fn an_authority_has_a_statement_key_and_a_client_certificate_and_no_node() {
     id.rotate_statement_key(false).unwrap();
     assert_eq!((public(&id), id.descriptor.revision), (second.0, 2));
     assert!(!id.dir.join("statement.key.next").exists());
+    // A custodian that knew the first key takes the second on the identity key's word.
+    let first = AuthorityRecord {
+        keys: record.keys[..1].to_vec(),
+        ..record.clone()
+    };
+    let rotated = first.rotate(&id.descriptor.rotations[0], &DEPLOYMENT);
+    assert_eq!(rotated.unwrap(), record);
     // A stolen key: the ones before count no longer.
     id.rotate_statement_key(true).unwrap();
     let keys = id.descriptor.authority().unwrap().keys;
     assert_eq!((keys.len(), keys[0].version), (1, 3));
+    let rotated = record.rotate(&id.descriptor.rotations[1], &DEPLOYMENT);
+    assert_eq!(rotated.unwrap().keys, keys);
 
     // Nobody else has one, and an authority has nothing of a cluster's.
     let ch = entity(dir.path(), ClusterRole::Custodian, "ch", 1);

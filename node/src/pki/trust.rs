@@ -4,6 +4,7 @@
 use super::descriptor::{Descriptor, DescriptorError, PublicKey};
 use super::files::{self, FileError};
 use crate::config::ClusterRole;
+use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::identity::AuthorityRecord;
 use quorate_engine::types::{CustodianId, DeploymentId, NodeId};
 use rustls::RootCertStore;
@@ -321,10 +322,11 @@ impl TrustStore {
             .collect()
     }
 
-    /// The believed identity authorities, as custodians register them.
-    pub fn authorities(&self) -> Vec<AuthorityRecord> {
+    /// The believed identity authorities, as custodians register them, and what they said of their keys since.
+    pub fn authorities(&self) -> Vec<(AuthorityRecord, Vec<Envelope>)> {
         let all = self.of_role(ClusterRole::Authority);
-        all.iter().filter_map(|d| d.authority()).collect()
+        let one = |d: &Arc<Descriptor>| Some((d.authority()?, d.rotations.clone()));
+        all.iter().filter_map(one).collect()
     }
 
     /// The address a cluster's descriptor gives for a node.

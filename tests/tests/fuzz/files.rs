@@ -248,6 +248,7 @@ fn descriptor_of(role: ClusterRole, id: &str) -> Vec<u8> {
             }],
             _ => Vec::new(),
         },
+        rotations: Vec::new(),
         log_key: custodian.then(|| PublicKey::of(&key(2))),
         witness_key: custodian.then(|| PublicKey::of(&key(3))),
         endpoints: match role {

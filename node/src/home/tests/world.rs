@@ -114,6 +114,7 @@ impl FakeCustodian {
             ca_pem: any_certificate(),
             identity_key: PublicKey(self.identity.public()),
             statement_keys: Vec::new(),
+            rotations: Vec::new(),
             log_key: Some(PublicKey(self.log_key.public())),
             witness_key: Some(PublicKey(self.log_key.public())),
             endpoints: (1..=3).map(|n| (n, format!("127.0.0.1:{n}"))).collect(),

@@ -6,3 +6,4 @@ mod fixture;
 mod limits;
 mod openapi;
 mod operator_health;
+mod registry;

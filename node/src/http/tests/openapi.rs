@@ -17,7 +17,7 @@ fn walk<'a>(value: &'a Value, visit: &mut impl FnMut(&'a str, &'a Value)) {
 }
 
 /// References in `document` that do not resolve inside it.
-fn dangling(document: &Value) -> Vec<String> {
+pub(super) fn dangling(document: &Value) -> Vec<String> {
     let mut bad = Vec::new();
     walk(document, &mut |key, value| {
         if key == "$ref" {
