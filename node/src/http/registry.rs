@@ -87,7 +87,7 @@ pub trait RegistryApi: Send + Sync + 'static {
 }
 
 #[derive(Clone)]
-struct Plane {
+pub(super) struct Plane {
     api: Arc<dyn RegistryApi>,
     own: DeploymentId,
 }
