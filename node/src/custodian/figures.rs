@@ -9,6 +9,9 @@ const STORES: &str = "quorate_custodian_stores_total";
 const RELEASES: &str = "quorate_custodian_releases_total";
 const REFUSALS: &str = "quorate_custodian_refusals_total";
 const REQUESTS: &str = "quorate_custodian_requests_total";
+const STATEMENTS: &str = "quorate_custodian_statements_total";
+const BEHIND: &str = "quorate_custodian_chains_behind";
+const FORKED: &str = "quorate_custodian_chains_forked";
 const BATCH: &str = "quorate_custodian_commands_per_proposal";
 const LOG_SIZE: &str = "quorate_custodian_log_entries";
 const FREEZES: &str = "quorate_custodian_freezes";
@@ -22,6 +25,12 @@ pub(super) fn describe() {
     describe_counter!(RELEASES, "Shares released");
     describe_counter!(REFUSALS, "Shares refused to a release, by reason");
     describe_counter!(REQUESTS, "Requests of homes, by kind and result");
+    describe_counter!(
+        STATEMENTS,
+        "Statements about accounts and chats, by chain and outcome"
+    );
+    describe_gauge!(BEHIND, "Chains known to be longer at another custodian");
+    describe_gauge!(FORKED, "Chains in which two statements of one number were signed");
     describe_histogram!(BATCH, "Commands that shared one proposal");
     describe_gauge!(LOG_SIZE, "Entries in the log");
     describe_gauge!(FREEZES, "Freezes in force");
@@ -61,6 +70,16 @@ impl Figures {
 
     pub(super) fn request(&self, kind: &'static str, result: &'static str) {
         of!(counter, self, REQUESTS, "kind" => kind, "result" => result).increment(1);
+    }
+
+    /// `code` is one of the engine's refusal codes, or `stands`.
+    pub(super) fn statement(&self, chain: &'static str, code: String) {
+        of!(counter, self, STATEMENTS, "chain" => chain, "outcome" => code).increment(1);
+    }
+
+    pub(super) fn chains(&self, behind: usize, forked: usize) {
+        of!(gauge, self, BEHIND).set(behind as f64);
+        of!(gauge, self, FORKED).set(forked as f64);
     }
 
     pub(super) fn clock_off(&self, off_ms: u64) {

@@ -13,10 +13,11 @@ use super::consensus::{Lead, view};
 use super::internal::{Ask, KeyBytes, Told, ask};
 use super::ring::fingerprint_of;
 use super::{Custodian, vault};
+use quorate_engine::authz::identity::AuthorityKeys;
 use quorate_engine::custody::protocol::SealingKeyStatement;
 use quorate_engine::custody::{
     self, ApprovePolicy, AttestKey, Command, DropVersion, Effect, ExpireShares, KeyKind, Operator,
-    Overview, SEALING_LIFE_MS_MAX, UseVersion, VersionRow, VersionState, Voters,
+    Overview, RegisterAuthority, RegisterHome, SEALING_LIFE_MS_MAX, UseVersion, VersionRow, VersionState, Voters,
 };
 use quorate_engine::policy::Policy;
 use quorate_engine::types::NodeId;
@@ -292,6 +293,7 @@ impl Custodian {
             }
         }
         self.approve_configured(&seen).await?;
+        self.register_trusted().await?;
         if seen.due {
             self.sweep().await?;
         }
@@ -449,6 +451,54 @@ impl Custodian {
                 canonical: canonical.clone(),
             }))
             .await?;
+        }
+        Ok(())
+    }
+
+    /// Homes' entities and identity authorities of this node's trust directory. Its own officers
+    /// put the descriptors there after comparing fingerprints.
+    async fn register_trusted(&self) -> Result<(), String> {
+        let (authorities, homes) = view(&*self.0.consensus, |kv| {
+            Ok((custody::authorities(kv)?, custody::homes(kv)?))
+        })
+        .map_err(|e| e.to_string())?;
+        let operator = || Operator {
+            name: "trust".into(),
+            certificate: [0; 32],
+        };
+        let reason = || "in the trust directory of the leading node".to_owned();
+        for (home, entity) in self.0.neighbours.homes() {
+            if homes.get(&home) != Some(&entity) {
+                self.done(Command::RegisterHome(RegisterHome {
+                    operator: operator(),
+                    reason: reason(),
+                    home,
+                    entity,
+                }))
+                .await?;
+            }
+        }
+        for (record, rotations) in self.0.neighbours.authorities() {
+            let Some(known) = authorities.get(&record.id) else {
+                tracing::info!(authority = %record.id, "identity authority registered");
+                self.done(Command::RegisterAuthority(RegisterAuthority {
+                    operator: operator(),
+                    reason: reason(),
+                    record,
+                }))
+                .await?;
+                continue;
+            };
+            // One key a round: the next round sees what this one led to.
+            let newest = known.keys.last().map_or(0, |k| k.version);
+            let next = rotations.into_iter().find(|r| {
+                let says = r.read::<AuthorityKeys>("statement of an authority's keys");
+                says.is_ok_and(|s| s.authority == known.id && s.key.version > newest)
+            });
+            if let Some(statement) = next {
+                tracing::info!(authority = %known.id, "a new statement key of an identity authority");
+                self.done(Command::RotateAuthority(statement)).await?;
+            }
         }
         Ok(())
     }

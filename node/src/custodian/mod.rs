@@ -6,6 +6,7 @@
 //!                          └──────── finish (pool) ◀── Committed ┘
 //!
 //!  other nodes ──peer plane──▶ Internal: clocks, key versions on their way
+//!  authorities ──registry plane──▶ chains ◀── home, other custodians (exchange): signed statements
 //!  Keeper: draws, spreads, attests, rotates and destroys key versions; sweeps; watches the clock
 //! ```
 //!
@@ -18,9 +19,11 @@
 
 mod batch;
 mod cache;
+mod chains;
 mod clock;
 mod consensus;
 mod departure;
+mod exchange;
 mod figures;
 mod internal;
 mod keeper;
@@ -37,6 +40,9 @@ mod vault;
 
 pub use clock::{CLOCK_OFF_MS_MAX, ClockState};
 pub use consensus::{ClusterPeers, Consensus, GroupConsensus, Lead, Peers, SubmitError};
+pub use exchange::{
+    EXCHANGE_EVERY, ExchangeAsk, ExchangeService, ExchangeTold, Neighbour, Neighbours,
+};
 pub use internal::InternalService;
 pub use open::{GROUP, OpenProblem, facts, log_key, machine, policies};
 pub use operator::{CustodianStatus, OperatorProblem, Recorded};
@@ -63,6 +69,8 @@ pub const HOME_IN_FLIGHT_MAX: usize = 1_024;
 pub const INTERNAL_IN_FLIGHT_MAX: usize = 64;
 /// Feeds held back at once on one node; more are answered at once.
 const FEEDS_HELD_MAX: usize = 256;
+/// Questions of one connection of another custodian in flight, for registering the service.
+pub const EXCHANGE_IN_FLIGHT_MAX: usize = 16;
 /// What `Busy` suggests to wait, in milliseconds.
 const RETRY_MS: u64 = 200;
 
@@ -121,6 +129,8 @@ struct Inner {
     consensus: Arc<dyn Consensus>,
     peers: Arc<dyn Peers>,
     homes: KnownHomes,
+    neighbours: Arc<dyn Neighbours>,
+    exchange: exchange::Exchange,
     clock: WallClock,
     clock_state: RwLock<ClockState>,
     vault: Arc<Mutex<Vault>>,
@@ -159,6 +169,8 @@ pub struct Parts {
     pub peers: Arc<dyn Peers>,
     /// The homes it knows.
     pub homes: KnownHomes,
+    /// Authorities, entities and other custodians it believes.
+    pub neighbours: Arc<dyn Neighbours>,
     /// Its wall clock.
     pub clock: WallClock,
     /// Its key versions on disk.
@@ -185,6 +197,8 @@ impl Custodian {
             consensus: parts.consensus,
             peers: parts.peers,
             homes: parts.homes,
+            neighbours: parts.neighbours,
+            exchange: exchange::Exchange::default(),
             clock: parts.clock,
             clock_state: RwLock::new(ClockState::default()),
             vault: Arc::new(Mutex::new(parts.vault)),
@@ -204,6 +218,7 @@ impl Custodian {
             restrictions: tokio::sync::watch::Sender::new(0),
         }));
         tokio::spawn(keeper::run(custodian.clone(), stop.clone()));
+        tokio::spawn(exchange::run(custodian.clone(), stop.clone()));
         tokio::spawn(clock::run(custodian.clone(), stop));
         custodian
     }
@@ -211,6 +226,12 @@ impl Custodian {
     /// What homes ask; register under [`services::CUSTODIAN`](crate::peer::services::CUSTODIAN).
     pub fn home_service(&self) -> Arc<HomeService> {
         Arc::new(HomeService(self.clone()))
+    }
+
+    /// What other custodians ask; register under
+    /// [`services::CUSTODIAN_EXCHANGE`](crate::peer::services::CUSTODIAN_EXCHANGE).
+    pub fn exchange_service(&self) -> Arc<ExchangeService> {
+        Arc::new(ExchangeService(self.clone()))
     }
 
     /// What the other nodes ask; register under

@@ -1,18 +1,23 @@
 //! A custodian from a node's configuration.
 
 use super::{
-    ClusterPeers, Custodian, CustodianOptions, GroupConsensus, HOME_IN_FLIGHT_MAX,
-    INTERNAL_IN_FLIGHT_MAX, Parts, SigningKeys, Vault, VaultProblem, own_provider, system_clock,
+    ClusterPeers, Custodian, CustodianOptions, EXCHANGE_EVERY, EXCHANGE_IN_FLIGHT_MAX,
+    GroupConsensus, HOME_IN_FLIGHT_MAX, INTERNAL_IN_FLIGHT_MAX, Neighbour, Neighbours, Parts,
+    SigningKeys, Vault, VaultProblem, own_provider, system_clock,
 };
 use crate::config::{ClusterRole, Config};
-use crate::peer::{Allow, PeerClient, PeerServer, services};
+use crate::peer::{Allow, PeerClient, PeerServer, PeerTarget, services};
 use crate::pki::files::{self, FileError};
 use crate::pki::{Descriptor, TrustStore};
 use crate::raft::cluster::Cluster;
+use futures::future::BoxFuture;
+use quorate_engine::authz::envelope::Envelope;
+use quorate_engine::authz::identity::AuthorityRecord;
 use quorate_engine::crypto::sign::SigningKey;
 use quorate_engine::custody::{Custody, Place};
 use quorate_engine::policy::{CustodianFacts, Facts, LoadError, load};
-use quorate_engine::types::{CustodianId, HomeId};
+use quorate_engine::types::{CustodianId, HomeId, NodeId};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -116,6 +121,7 @@ impl Custodian {
             policies: policies(config, &trust)?,
             ..CustodianOptions::default()
         };
+        let neighbours = TrustedNeighbours(client.clone());
         let homes = move || {
             let all = trust.of_role(ClusterRole::Home);
             all.iter().filter_map(|d| HomeId::new(&d.id).ok()).collect()
@@ -127,6 +133,7 @@ impl Custodian {
                 consensus: Arc::new(GroupConsensus::new(group, hand_over)),
                 peers: Arc::new(ClusterPeers(client)),
                 homes: Arc::new(homes),
+                neighbours: Arc::new(neighbours),
                 clock: system_clock(),
                 vault,
                 provider,
@@ -152,6 +159,53 @@ impl Custodian {
             INTERNAL_IN_FLIGHT_MAX,
             self.internal_service(),
         );
+        server.register(
+            services::CUSTODIAN_EXCHANGE,
+            Allow::Custodians,
+            EXCHANGE_IN_FLIGHT_MAX,
+            self.exchange_service(),
+        );
+    }
+}
+
+/// What this node's trust directory says, and the peer plane.
+struct TrustedNeighbours(PeerClient);
+
+impl Neighbours for TrustedNeighbours {
+    fn homes(&self) -> BTreeMap<HomeId, String> {
+        let all = self.0.trust().of_role(ClusterRole::Home);
+        let one = |d: &Arc<Descriptor>| Some((HomeId::new(&d.id).ok()?, d.legal_entity.clone()));
+        all.iter().filter_map(one).collect()
+    }
+    fn authorities(&self) -> Vec<(AuthorityRecord, Vec<Envelope>)> {
+        self.0.trust().authorities()
+    }
+    fn custodians(&self) -> Vec<Neighbour> {
+        let own = &self.0.trust().own().id;
+        let all = self.0.trust().custodians().into_iter();
+        all.filter(|(id, _)| id.as_str() != own)
+            .map(|(id, d)| Neighbour {
+                id,
+                nodes: d.endpoints.keys().copied().collect(),
+            })
+            .collect()
+    }
+    fn call<'a>(
+        &'a self,
+        custodian: &'a CustodianId,
+        node: NodeId,
+        body: Vec<u8>,
+    ) -> BoxFuture<'a, Result<Vec<u8>, String>> {
+        Box::pin(async move {
+            let to = PeerTarget {
+                role: ClusterRole::Custodian,
+                cluster: custodian.to_string(),
+                node,
+            };
+            let service = services::CUSTODIAN_EXCHANGE;
+            let call = self.0.call(&to, service, body, EXCHANGE_EVERY);
+            call.await.map_err(|e| e.to_string())
+        })
     }
 }
 

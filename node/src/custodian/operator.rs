@@ -302,8 +302,12 @@ impl Custodian {
     /// # Errors
     /// In words, when the store cannot be read.
     pub fn status(&self) -> Result<CustodianStatus, String> {
-        let (overview, freezes) = view(&*self.0.consensus, |kv| {
-            Ok((custody::overview(kv)?, custody::freezes(kv)?))
+        let (overview, freezes, forks) = view(&*self.0.consensus, |kv| {
+            Ok((
+                custody::overview(kv)?,
+                custody::freezes(kv)?,
+                custody::forks(kv)?,
+            ))
         })
         .map_err(|e| e.to_string())?;
         let ring = self.ring();
@@ -325,6 +329,12 @@ impl Custodian {
                 warnings.push("the sealing key has expired: homes cannot deal to it".into());
             }
             Some(_) => {}
+        }
+        for (chain, fork) in forks {
+            warnings.push(format!(
+                "{chain:?} forked at statement {}: nothing in it changes until officers settled it",
+                fork.number
+            ));
         }
         if overview.policies.is_empty() {
             warnings.push("no policy is approved: stores are refused".into());

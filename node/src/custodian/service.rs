@@ -62,14 +62,14 @@ impl Service for HomeService {
     }
 }
 
-fn busy(reason: impl Into<String>) -> Box<CustodianReply> {
+pub(super) fn busy(reason: impl Into<String>) -> Box<CustodianReply> {
     Box::new(CustodianReply::Busy {
         reason: reason.into(),
         retry_ms: RETRY_MS,
     })
 }
 
-fn invalid(e: impl std::fmt::Display) -> Box<CustodianReply> {
+pub(super) fn invalid(e: impl std::fmt::Display) -> Box<CustodianReply> {
     Box::new(CustodianReply::Invalid {
         reason: e.to_string(),
     })
@@ -90,7 +90,7 @@ impl From<SubmitError> for Box<CustodianReply> {
 }
 
 /// A reply, or the reply that says why not.
-type Answered<T> = Result<T, Box<CustodianReply>>;
+pub(super) type Answered<T> = Result<T, Box<CustodianReply>>;
 
 impl Custodian {
     /// Answers one request of a home whose certificate said `from`. The answer counts as out

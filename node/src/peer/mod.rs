@@ -42,6 +42,8 @@ pub mod services {
     pub const CUSTODIAN_INTERNAL: ServiceId = 4;
     /// Health and status of a node for its own cluster and for homes.
     pub const STATUS: ServiceId = 5;
+    /// Between custodians: heads of chains and missing statements.
+    pub const CUSTODIAN_EXCHANGE: ServiceId = 6;
 }
 
 /// Who is at the other end, from its certificate.

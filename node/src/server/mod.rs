@@ -17,7 +17,10 @@ use crate::custodian::{self, Custodian, OpenProblem};
 use crate::home::{Home, HomeConfig};
 use crate::http::operator::OwnCluster;
 use crate::http::serve::{self, Running, ServeLimits};
-use crate::http::{client as client_plane, health as health_plane, operator as operator_plane};
+use crate::http::{
+    client as client_plane, health as health_plane, operator as operator_plane,
+    registry as registry_plane,
+};
 use crate::peer::client::PeerClientOptions;
 use crate::peer::server::ServerOptions;
 use crate::peer::{Allow, PeerClient, PeerServer, services};
@@ -402,6 +405,15 @@ async fn start_planes(
             .await
             .map_err(failed("operator", listen.operator))?,
     );
+    if let (Role::Custodian(custodian), Some(address)) = (&core.role, listen.registry) {
+        let router = registry_plane::router(Arc::new(custodian.clone()), core.config.deployment);
+        let tls = fixed(tls::registry_server(trust, certs));
+        out.push(
+            serve::spawn(address, Some(tls), router, limits)
+                .await
+                .map_err(failed("registry", address))?,
+        );
+    }
     if let (Role::Home(home), Some(address)) = (&core.role, listen.client) {
         let (Some(cert), Some(key)) = (&core.config.tls.client_cert, &core.config.tls.client_key)
         else {

@@ -208,6 +208,7 @@ impl Bench {
             consensus: Arc::new(OneLog(node, self.shared.clone())),
             peers: Arc::new(From(node, self.wire.clone())),
             homes: Arc::new(|| BTreeSet::from([HomeId::new("ae").unwrap()])),
+            neighbours: self.around.clone(),
             clock: Arc::new(move || clock.load(Ordering::SeqCst)),
             vault: open_vault(&dir, node),
             provider: None,
