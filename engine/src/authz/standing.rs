@@ -5,7 +5,7 @@ use crate::types::EpochNo;
 use serde::{Deserialize, Serialize};
 
 /// Where a device of an account stands at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeviceStanding {
     /// Its record holds: it may act for the account.
     Live {
@@ -43,7 +43,7 @@ pub enum Role {
 }
 
 /// Where an account stands in a chat.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemberStanding {
     /// A member.
     Member {

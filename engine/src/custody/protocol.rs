@@ -3,16 +3,20 @@
 //! These are wire types: encoded by [`codec`](crate::types::codec), decoded
 //! with limits, and checked by the custodian before anything is proposed.
 
+use crate::authz::envelope::Envelope;
+use crate::authz::standing::{DeviceStanding, MemberStanding};
 use crate::crypto::labels;
 use crate::crypto::seal::RecipientPublic;
 use crate::types::{
-    ChatId, CustodianId, DeploymentId, HomeId, KeyId, Mono, NodeId, PolicyId, RequestId, SessionId,
-    WallMs,
+    AccountId, ChatId, CustodianId, DeploymentId, DeviceId, HomeId, KeyId, Mono, NodeId, PolicyId,
+    RequestId, SessionId, WallMs,
 };
 use serde::{Deserialize, Serialize};
 
 /// Format version of requests and replies.
 pub const PROTOCOL_VERSION: u8 = 1;
+/// Most chats one lookup may name.
+pub const CHATS_PER_LOOKUP_MAX: usize = 64;
 /// Most keys one request may name: bounds a `Release` log entry below 60 KiB.
 pub const KEYS_PER_REQUEST_MAX: usize = 256;
 
@@ -33,6 +37,12 @@ pub enum CustodianRequest {
         /// [`FEED_HOLD_MS`] while there is no news. 0: answered at once.
         since: u64,
     },
+    /// A signed statement about a chat, passed on by the home.
+    ChatStatement(StatementRequest),
+    /// A signed statement about an account, passed on by the home.
+    AccountStatement(StatementRequest),
+    /// Where a device and its account stand.
+    Lookup(LookupRequest),
 }
 
 /// The answer to a [`CustodianRequest`].
@@ -48,6 +58,10 @@ pub enum CustodianReply {
     Abandon(Vec<AbandonOutcome>),
     /// To `Feed`.
     Feed(Feed),
+    /// To `ChatStatement` and `AccountStatement`.
+    Statement(Result<SignedHead, StatementRefused>),
+    /// To `Lookup`.
+    Lookup(LookupReply),
     /// This node is not the leader. Ask `leader`, if it is known.
     NotLeader {
         /// The leader's node id.
@@ -269,6 +283,87 @@ pub struct Receipt {
     pub signature: Vec<u8>,
 }
 
+/// A statement on its way to a custodian. Whoever carries it is not believed:
+/// the signatures in it decide.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatementRequest {
+    /// The home that passes it on.
+    pub home: HomeId,
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// What was signed.
+    pub statement: Envelope,
+}
+
+/// Which chain of statements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChainId {
+    /// An account's.
+    Account(AccountId),
+    /// A chat's.
+    Chat(ChatId),
+}
+
+/// A custodian's signed acknowledgement: its chain ends here. A client that has
+/// them from a blocking set knows that no authorised set believes less.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedHead {
+    /// Who.
+    pub custodian: CustodianId,
+    /// Which chain.
+    pub chain: ChainId,
+    /// Number of its last statement; the genesis is 0.
+    pub number: u64,
+    /// Hash of that statement.
+    pub hash: [u8; 32],
+    /// Entry of the custodian's log at which it stood so.
+    pub entry: u64,
+    /// Entry time.
+    pub time_ms: WallMs,
+    /// Ed25519 by the custodian's log key over [`SignedHead::signed_bytes`], 64 bytes.
+    #[serde(with = "serde_bytes")]
+    pub signature: Vec<u8>,
+}
+
+/// Why a custodian does not take a statement.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{reason}")]
+pub struct StatementRefused {
+    /// For programs.
+    pub code: String,
+    /// For people.
+    pub reason: String,
+    /// Number of the chain's last statement here, when that is why.
+    pub have: Option<u64>,
+}
+
+/// A question for the standing of a device and its account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LookupRequest {
+    /// The home that asks.
+    pub home: HomeId,
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// The account.
+    pub account: AccountId,
+    /// The device.
+    pub device: DeviceId,
+    /// At most [`CHATS_PER_LOOKUP_MAX`].
+    pub chats: Vec<ChatId>,
+}
+
+/// The answer to a [`LookupRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LookupReply {
+    /// Log position it is true at.
+    pub position: u64,
+    /// The device.
+    pub device: DeviceStanding,
+    /// The account in each chat asked for, in order.
+    pub chats: Vec<MemberStanding>,
+}
+
 /// Dealings to forget.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AbandonRequest {
@@ -330,6 +425,24 @@ impl SealingKeyStatement {
                 self.version,
                 &self.public,
                 self.expires_ms,
+            ),
+        )
+    }
+}
+
+impl SignedHead {
+    /// What the log key signs.
+    pub fn signed_bytes(&self, deployment: &DeploymentId) -> Vec<u8> {
+        signed(
+            labels::SIGN_HEAD,
+            &(
+                deployment,
+                &self.custodian,
+                self.chain,
+                self.number,
+                self.hash,
+                self.entry,
+                self.time_ms,
             ),
         )
     }

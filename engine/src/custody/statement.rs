@@ -1,6 +1,6 @@
 //! Signing and checking what a custodian states: sealing keys and receipts.
 
-use super::protocol::{Receipt, SealingKeyStatement};
+use super::protocol::{ChainId, Receipt, SealingKeyStatement, SignedHead};
 use crate::audit::EntryRef;
 use crate::crypto::seal::RecipientPublic;
 use crate::crypto::sign::{self, SigningKey};
@@ -29,6 +29,9 @@ pub enum StatementError {
     /// It would live longer than allowed.
     #[error("custodian {0}: the sealing key states a life over seven days")]
     TooLong(CustodianId),
+    /// It is about another chain.
+    #[error("custodian {0}: the acknowledgement is about another chat or account")]
+    Chain(CustodianId),
     /// It answers another request.
     #[error("custodian {0}: the receipt answers another request")]
     Request(CustodianId),
@@ -129,6 +132,53 @@ impl Receipt {
     }
 }
 
+impl SignedHead {
+    /// Signs that a chain ends here, as `entry` of the log found it.
+    pub fn sign(
+        deployment: &DeploymentId,
+        custodian: CustodianId,
+        chain: ChainId,
+        (number, hash): (u64, [u8; 32]),
+        entry: &EntryRef,
+        log_key: &SigningKey,
+    ) -> Self {
+        let mut out = Self {
+            custodian,
+            chain,
+            number,
+            hash,
+            entry: entry.index,
+            time_ms: entry.time_ms,
+            signature: Vec::new(),
+        };
+        out.signature = log_key.sign(&out.signed_bytes(deployment)).to_vec();
+        out
+    }
+
+    /// Checks who signed it and which chain it is about.
+    ///
+    /// # Errors
+    /// [`StatementError`].
+    pub fn verify(
+        &self,
+        deployment: &DeploymentId,
+        custodian: &CustodianId,
+        chain: &ChainId,
+        log_key: &[u8; 32],
+    ) -> Result<(), StatementError> {
+        named(&self.custodian, custodian)?;
+        if self.chain != *chain {
+            return Err(StatementError::Chain(custodian.clone()));
+        }
+        signed(
+            log_key,
+            &self.signed_bytes(deployment),
+            &self.signature,
+            custodian,
+        )
+    }
+}
+
 fn named(got: &CustodianId, expected: &CustodianId) -> Result<(), StatementError> {
     if got == expected {
         return Ok(());
@@ -204,5 +254,38 @@ mod tests {
             moved.verify(&d, &ch, &RequestId([7; 16]), &vk),
             bad_signature
         );
+    }
+    #[test]
+    fn heads_are_bound_to_all_they_say() {
+        let key = SigningKey::from_seed(&Secret::take(&mut [3; 32]));
+        let (d, ch) = (DeploymentId([1; 16]), CustodianId::new("ch").unwrap());
+        let chain = ChainId::Chat(crate::types::ChatId([5; 32]));
+        let entry = EntryRef {
+            index: 4,
+            leaf: [9; 32],
+            time_ms: 5,
+        };
+        let head = SignedHead::sign(&d, ch.clone(), chain, (2, [6; 32]), &entry, &key);
+        let vk = key.public();
+        assert_eq!(head.verify(&d, &ch, &chain, &vk), Ok(()));
+        // The same bytes as an account's id are another chain.
+        let account = ChainId::Account(crate::types::AccountId([5; 32]));
+        assert_eq!(
+            head.verify(&d, &ch, &account, &vk),
+            Err(StatementError::Chain(ch.clone()))
+        );
+        let bad = Err(StatementError::Signature(ch.clone()));
+        let changed: [fn(&mut SignedHead); 5] = [
+            |h| h.number = 3,
+            |h| h.hash = [7; 32],
+            |h| h.entry = 5,
+            |h| h.time_ms = 6,
+            |h| h.signature[0] ^= 1,
+        ];
+        for change in changed {
+            let mut other = head.clone();
+            change(&mut other);
+            assert_eq!(other.verify(&d, &ch, &chain, &vk), bad);
+        }
     }
 }

@@ -111,6 +111,9 @@ impl Custodian {
             CustodianRequest::Release(_) => "release",
             CustodianRequest::Abandon(_) => "abandon",
             CustodianRequest::Feed { .. } => "feed",
+            CustodianRequest::ChatStatement(_) => "chat_statement",
+            CustodianRequest::AccountStatement(_) => "account_statement",
+            CustodianRequest::Lookup(_) => "lookup",
         };
         let (mut reply, leaving) = match self.0.requests.try_acquire() {
             Err(_) => {
@@ -163,6 +166,9 @@ impl Custodian {
                 self.abandon(&who, &r).await
             }
             CustodianRequest::Feed { since } => self.feed(since).await,
+            CustodianRequest::ChatStatement(_)
+            | CustodianRequest::AccountStatement(_)
+            | CustodianRequest::Lookup(_) => Err(invalid("this custodian keeps no accounts yet")),
         };
         Ok((reply?, None))
     }

@@ -327,6 +327,9 @@ impl World {
                     .expect("the home sends well-formed abandons");
                 self.custodian_propose(number, vec![command], leader, call, Ticket::Abandon);
             }
+            CustodianRequest::ChatStatement(_)
+            | CustodianRequest::AccountStatement(_)
+            | CustodianRequest::Lookup(_) => unreachable!("no leader sends it"),
             CustodianRequest::SealingKey => {
                 let statement = c.statement.clone();
                 self.answer(

@@ -155,6 +155,9 @@ impl FakeCustodian {
                 CustodianReply::Abandon(vec![AbandonOutcome::Tombstoned; r.keys.len()])
             }
             CustodianRequest::Release(r) => CustodianReply::Release(self.release(&r)),
+            other => CustodianReply::Invalid {
+                reason: format!("not asked in these tests: {other:?}"),
+            },
         }
     }
 
