@@ -60,7 +60,7 @@ pub use view::{
 };
 pub use view_chains::{
     ChainHead, STATEMENTS_BYTES_MAX, account, authorities, chain_head, changed_since, chat, device,
-    forks, member, statements,
+    forks, homes, member, statements,
 };
 
 /// Least time between two handovers of keys to one restarted node, in milliseconds of entry time.

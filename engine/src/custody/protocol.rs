@@ -3,6 +3,7 @@
 //! These are wire types: encoded by [`codec`](crate::types::codec), decoded
 //! with limits, and checked by the custodian before anything is proposed.
 
+pub use crate::authz::chain::ChainId;
 use crate::authz::envelope::Envelope;
 use crate::authz::standing::{DeviceStanding, MemberStanding};
 use crate::crypto::labels;
@@ -293,16 +294,6 @@ pub struct StatementRequest {
     pub deployment: DeploymentId,
     /// What was signed.
     pub statement: Envelope,
-}
-
-/// Which chain of statements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ChainId {
-    /// An account's.
-    Account(AccountId),
-    /// A chat's.
-    Chat(ChatId),
 }
 
 /// A custodian's signed acknowledgement: its chain ends here. A client that has

@@ -8,7 +8,7 @@ use crate::authz::identity::{AccountState, AuthorityRecord};
 use crate::authz::membership::{ChatHead, Member};
 use crate::authz::standing::{DeviceStanding, MemberStanding};
 use crate::types::kv::{KvError, KvRead};
-use crate::types::{AccountId, AuthorityId, ChatId, DeviceId, StatementHash, WallMs};
+use crate::types::{AccountId, AuthorityId, ChatId, DeviceId, HomeId, StatementHash, WallMs};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -101,6 +101,14 @@ pub fn authorities<K: KvRead + ?Sized>(
     kv: &K,
 ) -> Result<BTreeMap<AuthorityId, AuthorityRecord>, KvError> {
     rows::authorities(kv)
+}
+
+/// The legal entity that runs each registered home.
+///
+/// # Errors
+/// [`KvError`] when the store fails or a row is damaged.
+pub fn homes<K: KvRead + ?Sized>(kv: &K) -> Result<BTreeMap<HomeId, String>, KvError> {
+    rows::home_entities(kv)
 }
 
 /// The head of a chain, if its genesis is here.

@@ -19,7 +19,7 @@ use quorate_engine::crypto::labels;
 use quorate_engine::custody::protocol::{
     CHATS_PER_LOOKUP_MAX, CustodianReply, LookupReply, LookupRequest, SignedHead, StatementRefused,
 };
-use quorate_engine::custody::{self, Chained, ChainHead, Command, Effect};
+use quorate_engine::custody::{self, ChainHead, Chained, Command, Effect};
 use quorate_engine::types::{AccountId, DeviceId, Outcome};
 
 /// Longest code that is taken out of a refusal's words.

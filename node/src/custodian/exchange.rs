@@ -11,9 +11,9 @@
 //! hint: what counts is signed statements, checked by `apply`. One that claims
 //! a head and cannot show the statements up to it stops nothing.
 
+use super::Custodian;
 use super::chains::{Kind, place_of};
 use super::consensus::view;
-use super::Custodian;
 use crate::peer::{PeerIdentity, Service, ServiceError};
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
@@ -160,7 +160,11 @@ pub(super) async fn run(custodian: Custodian, stop: CancellationToken) {
         let due = done.is_none_or(|(term, at)| term != lead.term || at.elapsed() >= EXCHANGE_EVERY);
         if lead.is_leader && due {
             custodian.exchange_round().await;
-            custodian.0.exchange.term.store(lead.term, Ordering::Release);
+            custodian
+                .0
+                .exchange
+                .term
+                .store(lead.term, Ordering::Release);
             done = Some((lead.term, tokio::time::Instant::now()));
         }
         tokio::select! {
@@ -228,7 +232,13 @@ impl Custodian {
             }
         }
         // What was behind in the round before is looked at again, whoever has it.
-        let open = self.0.exchange.behind.lock().expect("no holder panics").clone();
+        let open = self
+            .0
+            .exchange
+            .behind
+            .lock()
+            .expect("no holder panics")
+            .clone();
         for chain in open {
             if !heads.contains_key(&chain) {
                 let asks = others.iter().map(|n| self.head_of(n, chain));
@@ -242,7 +252,13 @@ impl Custodian {
                 Err(e) => tracing::warn!("a chain is not compared: {}", e.0),
             }
         }
-        let behind = self.0.exchange.behind.lock().expect("no holder panics").len();
+        let behind = self
+            .0
+            .exchange
+            .behind
+            .lock()
+            .expect("no holder panics")
+            .len();
         let forks = view(&*self.0.consensus, |kv| custody::forks(kv)).map_or(0, |f| f.len());
         self.0.figures.chains(behind, forks);
     }
@@ -279,7 +295,7 @@ impl Custodian {
     async fn head_of(&self, other: &Neighbour, chain: ChainId) -> Option<(CustodianId, ChainHead)> {
         let own = view(&*self.0.consensus, |kv| custody::chain_head(kv, &chain)).ok()?;
         let from = own.map_or(0, |h| h.number);
-        let statements = self.fetch(other, chain, from).await;
+        let statements = self.fetch_statements(other, chain, from).await;
         let last = statements.last()?;
         let number = place_of(Kind::of(&chain), last).ok()?.number;
         let head = ChainHead {
@@ -326,7 +342,12 @@ impl Custodian {
     }
 
     /// Statements of a chain from `from` on, as `other` has them.
-    async fn fetch(&self, other: &Neighbour, chain: ChainId, from: u64) -> Vec<Envelope> {
+    async fn fetch_statements(
+        &self,
+        other: &Neighbour,
+        chain: ChainId,
+        from: u64,
+    ) -> Vec<Envelope> {
         let mut out: Vec<Envelope> = Vec::new();
         let mut leader = {
             let at = self.0.exchange.at.lock().expect("no holder panics");
@@ -369,7 +390,7 @@ impl Custodian {
             if have.is_none_or(|n| n < head.number) {
                 self.0.exchange.behind(chain, true);
                 let from = have.map_or(0, |n| n + 1);
-                let shown = self.fetch(other, chain, from).await;
+                let shown = self.fetch_statements(other, chain, from).await;
                 let shown = linked(&chain, own.map(|h| (h.number, h.hash.0)), shown);
                 match shown {
                     Ok(statements) if statements.is_empty() => {
@@ -388,7 +409,7 @@ impl Custodian {
                     }
                 }
             } else if self.contradicts(&chain, head)? {
-                let shown = self.fetch(other, chain, head.number).await;
+                let shown = self.fetch_statements(other, chain, head.number).await;
                 if let Some(first) = shown.into_iter().next() {
                     self.propose_all(&chain, vec![first], false).await;
                 }
@@ -446,7 +467,15 @@ impl Custodian {
         for statement in statements {
             // Refused for its age once, it waits for a blocking set that has it: no entry a round.
             let hash = statement.hash();
-            if !vouched && self.0.exchange.aged.lock().expect("no holder panics").contains(&hash) {
+            if !vouched
+                && self
+                    .0
+                    .exchange
+                    .aged
+                    .lock()
+                    .expect("no holder panics")
+                    .contains(&hash)
+            {
                 return false;
             }
             match self.take_statement(kind, source, statement).await {
@@ -484,7 +513,10 @@ fn linked(
     let mut out = Vec::new();
     for statement in statements {
         let place = place_of(Kind::of(chain), &statement);
-        let Some(place) = place.ok().filter(|p| p.chain == *chain && p.number == number) else {
+        let Some(place) = place
+            .ok()
+            .filter(|p| p.chain == *chain && p.number == number)
+        else {
             return if out.is_empty() { Err(None) } else { Ok(out) };
         };
         if place.previous != hash {

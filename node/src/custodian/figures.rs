@@ -30,7 +30,10 @@ pub(super) fn describe() {
         "Statements about accounts and chats, by chain and outcome"
     );
     describe_gauge!(BEHIND, "Chains known to be longer at another custodian");
-    describe_gauge!(FORKED, "Chains in which two statements of one number were signed");
+    describe_gauge!(
+        FORKED,
+        "Chains in which two statements of one number were signed"
+    );
     describe_histogram!(BATCH, "Commands that shared one proposal");
     describe_gauge!(LOG_SIZE, "Entries in the log");
     describe_gauge!(FREEZES, "Freezes in force");

@@ -17,7 +17,8 @@ use quorate_engine::authz::identity::AuthorityKeys;
 use quorate_engine::custody::protocol::SealingKeyStatement;
 use quorate_engine::custody::{
     self, ApprovePolicy, AttestKey, Command, DropVersion, Effect, ExpireShares, KeyKind, Operator,
-    Overview, RegisterAuthority, RegisterHome, SEALING_LIFE_MS_MAX, UseVersion, VersionRow, VersionState, Voters,
+    Overview, RegisterAuthority, RegisterHome, SEALING_LIFE_MS_MAX, UseVersion, VersionRow,
+    VersionState, Voters,
 };
 use quorate_engine::policy::Policy;
 use quorate_engine::types::NodeId;

@@ -1,5 +1,6 @@
 //! What a home asks, answered on the leader.
 
+use super::chains::Kind;
 use super::consensus::{SubmitError, view};
 use super::departure::Leaving;
 use super::pool::INLINE_SHARES_MAX;
@@ -9,6 +10,8 @@ use crate::peer::{Answer, PeerIdentity, Service, ServiceError};
 use bytes::Bytes;
 use fail::fail_point;
 use futures::future::BoxFuture;
+use quorate_engine::authz::chain::Source;
+use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::{Authorised, Claimed, HomePeer, authorise_release};
 use quorate_engine::crypto::seal::Receiver;
 use quorate_engine::custody::protocol::{
@@ -166,11 +169,25 @@ impl Custodian {
                 self.abandon(&who, &r).await
             }
             CustodianRequest::Feed { since } => self.feed(since).await,
-            CustodianRequest::ChatStatement(_)
-            | CustodianRequest::AccountStatement(_)
-            | CustodianRequest::Lookup(_) => Err(invalid("this custodian keeps no accounts yet")),
+            CustodianRequest::ChatStatement(r) => {
+                self.authorise(from, &r.home, r.deployment, None)?;
+                self.pass_statement(Kind::Chat, r.statement).await
+            }
+            CustodianRequest::AccountStatement(r) => {
+                self.authorise(from, &r.home, r.deployment, None)?;
+                self.pass_statement(Kind::Account, r.statement).await
+            }
+            CustodianRequest::Lookup(r) => {
+                self.authorise(from, &r.home, r.deployment, None)?;
+                self.lookup(&r).await
+            }
         };
         Ok((reply?, None))
+    }
+
+    async fn pass_statement(&self, kind: Kind, statement: Envelope) -> Answered<CustodianReply> {
+        let answer = self.take_statement(kind, Source::Client, statement).await?;
+        Ok(CustodianReply::Statement(answer))
     }
 
     /// Whether this node may answer: it leads, and holds every live key version.
@@ -344,6 +361,10 @@ impl Custodian {
         who: &Authorised,
         request: ReleaseRequest,
     ) -> Answered<(CustodianReply, Leaving)> {
+        let chats = request.keys.iter().map(|k| k.chat);
+        if let Some(why) = self.behind(chats, None) {
+            return Err(busy(why));
+        }
         let command = prepare_release(&self.0.place, who, &request).map_err(invalid)?;
         let leaving = self.0.gate.begin();
         fail_point!("custodian-release-before-propose");
