@@ -128,13 +128,14 @@ impl Custodian {
             source,
             envelope: statement,
         };
-        let applied = self
+        let committed = self
             .submit(match kind {
                 Kind::Account => Command::AccountStatement(chained),
                 Kind::Chat => Command::ChatStatement(chained),
             })
-            .await?
-            .into_value();
+            .await?;
+        let term = committed.position().term;
+        let applied = committed.into_value();
         let answer = match applied.effect {
             Effect::Chained {
                 chain,
@@ -164,6 +165,10 @@ impl Custodian {
             other => Err(refused("refused", format!("answered by {other:?}"))),
         };
         self.count_statement(kind, answer.as_ref().map(|_| ()));
+        if answer.is_ok() {
+            // A signed head may say that someone is out: no share for them leaves after it.
+            self.0.gate.confirmed(term).await;
+        }
         Ok(answer)
     }
 

@@ -124,6 +124,10 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
+    pub(super) fn compared(&self, term: u64) -> bool {
+        self.term.load(Ordering::Acquire) == term
+    }
+
     fn behind(&self, chain: ChainId, is: bool) {
         let mut behind = self.behind.lock().expect("no holder panics");
         match is {
@@ -200,7 +204,7 @@ impl Custodian {
         account: Option<AccountId>,
     ) -> Option<String> {
         let lead = self.0.consensus.lead();
-        if self.0.exchange.term.load(Ordering::Acquire) != lead.term {
+        if !self.0.exchange.compared(lead.term) {
             return Some("the new leader compares its chains with other custodians".into());
         }
         let behind = self.0.exchange.behind.lock().expect("no holder panics");

@@ -240,10 +240,14 @@ impl Custodian {
         Arc::new(InternalService(self.clone()))
     }
 
-    /// Whether this node leads and holds every live key version.
+    /// Whether this node leads, holds every live key version, and has compared its chains
+    /// with whoever of the other custodians answered.
     pub fn serves(&self) -> bool {
         let lead = self.0.consensus.lead();
-        self.unlocked() && lead.is_leader && self.0.ready_term.load(Ordering::Acquire) == lead.term
+        self.unlocked()
+            && lead.is_leader
+            && self.0.ready_term.load(Ordering::Acquire) == lead.term
+            && self.0.exchange.compared(lead.term)
     }
 
     /// Whether its root and keys are loaded: false means this node is locked.

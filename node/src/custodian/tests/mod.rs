@@ -1,6 +1,7 @@
 //! Three nodes of one custodian over a log that commits at once: everything
 //! but sockets and disks of raft. The vaults are real files.
 
+mod chains;
 mod departure;
 mod duties;
 mod raft;
@@ -127,7 +128,37 @@ impl Peers for From {
     }
 }
 
+/// Nobody else is believed.
+struct Nobody;
+
+impl Neighbours for Nobody {
+    fn homes(&self) -> BTreeMap<HomeId, String> {
+        BTreeMap::new()
+    }
+    fn authorities(
+        &self,
+    ) -> Vec<(
+        quorate_engine::authz::identity::AuthorityRecord,
+        Vec<quorate_engine::authz::envelope::Envelope>,
+    )> {
+        Vec::new()
+    }
+    fn custodians(&self) -> Vec<Neighbour> {
+        Vec::new()
+    }
+    fn call<'a>(
+        &'a self,
+        _: &'a CustodianId,
+        _: NodeId,
+        _: Vec<u8>,
+    ) -> BoxFuture<'a, Result<Vec<u8>, String>> {
+        Box::pin(async { Err("nobody is there".into()) })
+    }
+}
+
 struct Bench {
+    place: Place,
+    around: Arc<dyn Neighbours>,
     dir: tempfile::TempDir,
     shared: Arc<Shared>,
     wire: Arc<Wire>,
@@ -176,16 +207,36 @@ impl Bench {
     }
 
     fn without_nodes(nodes: u64, slow: Duration) -> Self {
+        Self::slow(place().custodian, nodes, slow, Arc::new(Nobody))
+    }
+
+    fn of(custodian: CustodianId, nodes: u64, around: Arc<dyn Neighbours>) -> Self {
+        Self::slow(custodian, nodes, Duration::ZERO, around)
+    }
+
+    fn slow(
+        custodian: CustodianId,
+        nodes: u64,
+        slow: Duration,
+        around: Arc<dyn Neighbours>,
+    ) -> Self {
+        let identity = policy().identities()[&custodian];
+        let place = Place {
+            custodian,
+            ..place()
+        };
         let shared = Shared {
             state: Mutex::default(),
             lead: RwLock::new((None, 0)),
             members: RwLock::new((1..=nodes).collect()),
-            machine: Custody::new(place().custodian, [2; 32]),
+            machine: Custody::new(place.custodian.clone(), identity).serving(place.deployment),
             proposals: AtomicUsize::new(0),
             handed_over: AtomicUsize::new(0),
             slow,
         };
         Self {
+            place,
+            around,
             dir: tempfile::tempdir().unwrap(),
             shared: Arc::new(shared),
             wire: Arc::default(),
@@ -203,14 +254,14 @@ impl Bench {
         std::fs::create_dir_all(&dir).unwrap();
         let clock = self.clocks[&node].clone();
         let parts = Parts {
-            place: place(),
+            place: self.place.clone(),
             signing: signing(),
             consensus: Arc::new(OneLog(node, self.shared.clone())),
             peers: Arc::new(From(node, self.wire.clone())),
             homes: Arc::new(|| BTreeSet::from([HomeId::new("ae").unwrap()])),
             neighbours: self.around.clone(),
             clock: Arc::new(move || clock.load(Ordering::SeqCst)),
-            vault: open_vault(&dir, node),
+            vault: open_vault_of(&self.place, &dir, node),
             provider: None,
             options: CustodianOptions {
                 tick: Duration::from_millis(20),
@@ -269,7 +320,11 @@ impl Bench {
 }
 
 fn open_vault(dir: &Path, node: NodeId) -> Vault {
-    Vault::open(dir, &place(), node, Secret::take(&mut [9; 32])).unwrap()
+    open_vault_of(&place(), dir, node)
+}
+
+fn open_vault_of(place: &Place, dir: &Path, node: NodeId) -> Vault {
+    Vault::open(dir, place, node, Secret::take(&mut [9; 32])).unwrap()
 }
 
 fn home_node() -> PeerIdentity {
