@@ -244,11 +244,10 @@ impl Custodian {
             .expect("no holder panics")
             .clone();
         for chain in open {
-            if !heads.contains_key(&chain) {
-                let asks = others.iter().map(|n| self.head_of(n, chain));
-                let told = join_all(asks).await.into_iter().flatten();
-                heads.insert(chain, told.collect());
-            }
+            let told = heads.entry(chain).or_default();
+            let silent = others.iter().filter(|n| !told.contains_key(&n.id));
+            let asked = join_all(silent.map(|n| self.head_of(n, chain))).await;
+            told.extend(asked.into_iter().flatten());
         }
         for (chain, told) in heads.into_iter().take(CHAINS_MAX) {
             match self.follow(chain, &told, &others).await {
