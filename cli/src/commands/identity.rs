@@ -5,7 +5,7 @@
 use super::Context;
 use crate::exit::{CommandResult, Exit, Failure};
 use quorate_engine::types::DeploymentId;
-use quorate_node::config::{ClusterRole, RaftOptions, StoreKind};
+use quorate_node::config::{ClusterRole, KeyProvider, RaftOptions, StoreKind};
 use quorate_node::pki::entity::{self, Entity, EntityError, EntitySpec};
 use quorate_node::pki::{Descriptor, ca, files};
 use serde_json::{Value, json};
@@ -117,6 +117,7 @@ fn init(args: &Init, context: &Context) -> CommandResult {
         .map_err(|e| Failure::usage(format!("--name: {e}"), "choose a short lowercase name"))?;
     let spec = EntitySpec {
         deployment: args.deployment_id,
+        key_provider: KeyProvider::KeyFile,
         role: ClusterRole::Authority,
         id: args.name.clone(),
         jurisdiction: args.jurisdiction.clone(),

@@ -9,7 +9,7 @@
 //! ```
 
 use super::topology::{self, Topology};
-use crate::config::{ClusterRole, HomeOptions, Listen, RaftOptions, StoreKind};
+use crate::config::{ClusterRole, HomeOptions, KeyProvider, Listen, RaftOptions, StoreKind};
 use crate::pki::entity::{self, Entity, EntityError, NodeSpec};
 use crate::pki::files::{self, Access, FileError};
 use quorate_engine::types::{DeploymentId, NodeId};
@@ -259,6 +259,7 @@ fn authority_of(
         dir,
         &entity::EntitySpec {
             deployment,
+            key_provider: KeyProvider::KeyFile,
             role: ClusterRole::Authority,
             id: spec.name.clone(),
             jurisdiction: spec.jurisdiction.clone(),
