@@ -113,6 +113,7 @@ fn new_node(world: &mut World, role: &str, cluster: &str, id: u64, trusting: &[&
         operator: config.listen.operator,
         health: config.listen.health,
         client: config.listen.client,
+        registry: config.listen.registry,
     };
     let clusters = world.d.layout.clusters.iter_mut();
     let mut found = clusters.filter(|c| c.name == cluster);
