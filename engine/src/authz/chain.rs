@@ -1,10 +1,7 @@
 //! What the chains of accounts and chats have in common: numbered statements
-//! that carry their predecessor's hash, and a custodian's acknowledgement of a head.
+//! that carry their predecessor's hash.
 
-use super::envelope::{Envelope, EnvelopeError};
-use crate::crypto::labels::SIGN_HEAD;
-use crate::crypto::sign::SigningKey;
-use crate::types::{AccountId, ChatId, CustodianId, DeploymentId, StatementHash, WallMs};
+use crate::types::{AccountId, ChatId, StatementHash, WallMs};
 use serde::{Deserialize, Serialize};
 
 /// How old a statement may be when a custodian first hears of it, in
@@ -182,67 +179,10 @@ pub fn timely(
     Ok(())
 }
 
-/// A custodian's word that a statement is committed in its log. A removal or
-/// revocation is done once a client verified these from a blocking set.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HeadAck {
-    /// Whose word.
-    pub custodian: CustodianId,
-    /// Which chain.
-    pub chain: ChainId,
-    /// The newest statement there.
-    pub number: u64,
-    /// Its hash.
-    pub hash: StatementHash,
-    /// The log entry that took it in.
-    pub entry: u64,
-    /// That entry's time.
-    pub time_ms: WallMs,
-}
-
-/// An acknowledgement that cannot be believed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AckError {
-    /// Malformed or with a bad signature.
-    #[error(transparent)]
-    Envelope(#[from] EnvelopeError),
-    /// Not by the key it should be by.
-    #[error("the acknowledgement of {0} is not signed by that custodian's log key")]
-    NotTheCustodian(CustodianId),
-}
-
-impl HeadAck {
-    /// Signs it with the custodian's log key.
-    pub fn sign(&self, deployment: &DeploymentId, log_key: &SigningKey) -> Envelope {
-        Envelope::sign(SIGN_HEAD, deployment, self, &[log_key])
-    }
-
-    /// Reads and verifies one; `log_key` gives a custodian's key.
-    ///
-    /// # Errors
-    /// [`AckError`].
-    pub fn verify(
-        envelope: &Envelope,
-        deployment: &DeploymentId,
-        log_key: impl Fn(&CustodianId) -> Option<[u8; 32]>,
-    ) -> Result<Self, AckError> {
-        let ack: Self = envelope.read("acknowledgement of a head")?;
-        let signers = envelope.signers(SIGN_HEAD, deployment)?;
-        match log_key(&ack.custodian) {
-            Some(key) if signers.len() == 1 && signers.contains(&key) => Ok(ack),
-            _ => Err(AckError::NotTheCustodian(ack.custodian)),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Secret;
     use proptest::prelude::*;
-
-    const D: DeploymentId = DeploymentId([1; 16]);
 
     fn h(n: u8) -> StatementHash {
         StatementHash([n; 32])
@@ -271,35 +211,6 @@ mod tests {
         assert_eq!(place(&head, 4, h(3), h(9), None), fork(4, h(4), h(9)));
         assert_eq!(place(&head, 5, h(9), h(5), None), fork(4, h(4), h(9)));
         assert_eq!(place(&head, 2, h(1), h(9), Some(h(2))), fork(2, h(2), h(9)));
-    }
-
-    #[test]
-    fn an_acknowledgement_holds_for_its_custodian_only() {
-        let key = SigningKey::from_seed(&Secret::from_slice(&[7; 32]).unwrap());
-        let ack = HeadAck {
-            custodian: CustodianId::new("ch").unwrap(),
-            chain: ChainId::Chat(ChatId([2; 32])),
-            number: 3,
-            hash: h(3),
-            entry: 11,
-            time_ms: 12,
-        };
-        let e = ack.sign(&D, &key);
-        let of = |name: &'static str, public| {
-            move |c: &CustodianId| (c.as_str() == name).then_some(public)
-        };
-        assert_eq!(
-            HeadAck::verify(&e, &D, of("ch", key.public())).unwrap(),
-            ack
-        );
-        assert!(HeadAck::verify(&e, &D, of("ch", [9; 32])).is_err());
-        assert!(HeadAck::verify(&e, &D, of("is", key.public())).is_err());
-        let other = DeploymentId([2; 16]);
-        assert!(HeadAck::verify(&e, &other, of("ch", key.public())).is_err());
-        let mut forged = e.clone();
-        forged.payload = forged.payload.replace("\"number\":3", "\"number\":4");
-        assert_ne!(forged, e);
-        assert!(HeadAck::verify(&forged, &D, of("ch", key.public())).is_err());
     }
 
     proptest! {

@@ -1,7 +1,6 @@
 //! Every kind of signed statement about accounts and chats, held still by
 //! `docs/identity.md`: payload, hash or id, first signature.
 
-use super::chain::{ChainId, HeadAck};
 use super::envelope::Envelope;
 use super::identity::{
     AccountChange, AccountGenesis, AccountPayload, AccountStatement, AuthorityKey, AuthorityKeys,
@@ -9,11 +8,9 @@ use super::identity::{
 };
 use super::membership::{ChatChange, ChatGenesis, ChatPayload, ChatStatement, Invite, chat_id};
 use super::standing::Role;
-use crate::crypto::labels::{SIGN_ACCOUNT, SIGN_AUTHORITY, SIGN_HEAD, SIGN_MEMBERSHIP};
+use crate::crypto::labels::{SIGN_ACCOUNT, SIGN_AUTHORITY, SIGN_MEMBERSHIP};
 use crate::crypto::sign::SigningKey;
-use crate::types::{
-    AccountId, AuthorityId, CustodianId, DeploymentId, Nonce, PublicKey, Secret, StatementHash,
-};
+use crate::types::{AccountId, AuthorityId, DeploymentId, Nonce, PublicKey, Secret, StatementHash};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -163,15 +160,6 @@ fn expected() -> String {
         oldest: 2,
     };
     show(&mut out, "authority keys", SIGN_AUTHORITY, &keys);
-    let ack = HeadAck {
-        custodian: CustodianId::new("ch").unwrap(),
-        chain: ChainId::Chat(chat),
-        number: 1,
-        hash: StatementHash([0x55; 32]),
-        entry: 7,
-        time_ms: T,
-    };
-    show(&mut out, "head acknowledgement", SIGN_HEAD, &ack);
     out
 }
 

@@ -26,6 +26,19 @@ const WAIT: Duration = Duration::from_secs(20);
 /// Stores each command under its index; answers how many there are.
 struct Counter;
 
+/// A node that starts again takes its old port, which a passing connection of
+/// another test may have been given meanwhile.
+async fn bind_again(address: &str) -> TcpListener {
+    let until = Instant::now() + WAIT;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return listener,
+            Err(e) => assert!(Instant::now() < until, "{address}: {e}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 impl Machine for Counter {
     fn apply(&self, kv: &mut dyn Kv, at: Position, command: &[u8]) -> Result<Vec<u8>, KvError> {
         let n = kv
@@ -123,9 +136,7 @@ impl World {
     ) -> Node {
         let listener = match self.listeners.remove(&id) {
             Some(l) => l,
-            None => TcpListener::bind(self.seed.get(&id).map_or("127.0.0.1:0", String::as_str))
-                .await
-                .unwrap(),
+            None => bind_again(self.seed.get(&id).map_or("127.0.0.1:0", String::as_str)).await,
         };
         let address = listener.local_addr().unwrap().to_string();
         let certs = testkit::certs(&self.entity, id);

@@ -268,10 +268,7 @@ fn officers_join_with_their_key_leave_for_good_and_lose_keys() {
 }
 
 fn ids(names: &[&str]) -> BTreeSet<CustodianId> {
-    names
-        .iter()
-        .map(|n| CustodianId::new(n).unwrap())
-        .collect()
+    names.iter().map(|n| CustodianId::new(n).unwrap()).collect()
 }
 
 fn members(of: &[(&str, &str, &[&str])]) -> BTreeMap<CustodianId, Dependence> {
