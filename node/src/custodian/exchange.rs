@@ -119,6 +119,8 @@ pub(super) struct Exchange {
     behind: Mutex<BTreeSet<ChainId>>,
     /// Hashes of statements that were refused for their age.
     aged: Mutex<BTreeSet<[u8; 32]>>,
+    /// What of the trust directory was refused.
+    refused: Mutex<BTreeSet<String>>,
     /// Next entry to ask each custodian for, and the node that led it.
     at: Mutex<BTreeMap<CustodianId, (u64, Option<NodeId>)>>,
 }
@@ -126,6 +128,18 @@ pub(super) struct Exchange {
 impl Exchange {
     pub(super) fn compared(&self, term: u64) -> bool {
         self.term.load(Ordering::Acquire) == term
+    }
+
+    pub(super) fn was_refused(&self, what: &str) -> bool {
+        self.refused
+            .lock()
+            .expect("no holder panics")
+            .contains(what)
+    }
+
+    pub(super) fn refuse(&self, what: String) {
+        let mut refused = self.refused.lock().expect("no holder panics");
+        refused.insert(what);
     }
 
     fn behind(&self, chain: ChainId, is: bool) {

@@ -470,24 +470,25 @@ impl Custodian {
         let reason = || "in the trust directory of the leading node".to_owned();
         for (home, entity) in self.0.neighbours.homes() {
             if homes.get(&home) != Some(&entity) {
-                self.done(Command::RegisterHome(RegisterHome {
+                let what = format!("home {home} of {entity}");
+                let command = Command::RegisterHome(RegisterHome {
                     operator: operator(),
                     reason: reason(),
                     home,
                     entity,
-                }))
-                .await?;
+                });
+                self.register_once(what, command).await?;
             }
         }
         for (record, rotations) in self.0.neighbours.authorities() {
             let Some(known) = authorities.get(&record.id) else {
-                tracing::info!(authority = %record.id, "identity authority registered");
-                self.done(Command::RegisterAuthority(RegisterAuthority {
+                let what = format!("identity authority {}", record.id);
+                let command = Command::RegisterAuthority(RegisterAuthority {
                     operator: operator(),
                     reason: reason(),
                     record,
-                }))
-                .await?;
+                });
+                self.register_once(what, command).await?;
                 continue;
             };
             // One key a round: the next round sees what this one led to.
@@ -497,9 +498,27 @@ impl Custodian {
                 says.is_ok_and(|s| s.authority == known.id && s.key.version > newest)
             });
             if let Some(statement) = next {
-                tracing::info!(authority = %known.id, "a new statement key of an identity authority");
-                self.done(Command::RotateAuthority(statement)).await?;
+                let hash = hex::encode(statement.hash());
+                let what = format!("a statement key of {} ({hash})", known.id);
+                self.register_once(what, Command::RotateAuthority(statement))
+                    .await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Registers once: what `apply` refuses is said, and not proposed again by this process.
+    async fn register_once(&self, what: String, command: Command) -> Result<(), String> {
+        if self.0.exchange.was_refused(&what) {
+            return Ok(());
+        }
+        let committed = self.submit(command).await.map_err(|e| e.to_string())?;
+        match committed.into_value().effect {
+            Effect::Refused { reason } => {
+                tracing::error!("{what} is in the trust directory and not registered: {reason}");
+                self.0.exchange.refuse(what);
+            }
+            _ => tracing::info!("registered: {what}"),
         }
         Ok(())
     }
