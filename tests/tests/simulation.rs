@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Seeds run by default.
 const SEEDS: u64 = 2_000;
 /// Seeds within which a planted bug must be caught.
-const MUTANT_SEEDS: u64 = 200;
+const MUTANT_SEEDS: u64 = 1_000;
 /// Threads that run seeds.
 const THREADS: usize = 2;
 

@@ -1,3 +1,5 @@
+//! Grants: form, signature, decisions; every reason is met by something that has it.
+
 mod vectors;
 
 use super::*;
