@@ -51,12 +51,15 @@ fn commands_that_the_pages_name_exist() {
     let readme = std::fs::read_to_string(&pages[0]).unwrap();
     let (mut tried, mut missing) = (0, Vec::new());
     for page in pages {
-        for call in calls(&std::fs::read_to_string(&page).unwrap()) {
-            tried += 1;
-            missing.extend(known(&call).err());
+        let name = page.file_name().unwrap().to_str().unwrap();
+        // What files hold, byte by byte, begins with the project's name as well.
+        if name != "format.md" {
+            for call in calls(&std::fs::read_to_string(&page).unwrap()) {
+                tried += 1;
+                missing.extend(known(&call).err());
+            }
         }
         // And the readme leads to every page.
-        let name = page.file_name().unwrap().to_str().unwrap();
         assert!(
             name == "README.md" || readme.contains(&format!("(docs/{name})")),
             "README.md does not name docs/{name}"

@@ -498,8 +498,10 @@ impl Custodian {
                 says.is_ok_and(|s| s.authority == known.id && s.key.version > newest)
             });
             if let Some(statement) = next {
-                let hash = hex::encode(statement.hash());
-                let what = format!("a statement key of {} ({hash})", known.id);
+                // Not the payload's hash: the same words rightly signed are another statement.
+                let signed = statement.signatures.iter().map(|s| s.signature.as_str());
+                let signed = signed.collect::<Vec<_>>().join(" ");
+                let what = format!("a statement key of {}, signed {signed}", known.id);
                 self.register_once(what, Command::RotateAuthority(statement))
                     .await?;
             }
