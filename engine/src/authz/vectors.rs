@@ -165,8 +165,7 @@ fn expected() -> String {
 
 #[test]
 fn the_page_has_the_bytes_that_this_build_signs() {
-    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/identity.md");
-    let page = std::fs::read_to_string(page).expect("docs/identity.md");
+    let page = include_str!("../../../docs/identity.md");
     let block = page
         .split("```vectors\n")
         .nth(1)

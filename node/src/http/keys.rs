@@ -57,6 +57,8 @@ async fn step<T: DeserializeOwned>(
     body: Body,
     what: fn(T) -> KeysStep,
 ) -> Handled<Json<KeysDone>> {
-    let request: T = input::json(&headers, body, OPERATOR_BODY_BYTES_MAX).await?.0;
+    let request: T = input::json(&headers, body, OPERATOR_BODY_BYTES_MAX)
+        .await?
+        .0;
     Ok(Json(plane.api.keys_step(by, what(request)).await?))
 }
