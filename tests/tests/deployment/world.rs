@@ -30,7 +30,7 @@ pub const CUSTODIANS: [&str; 3] = ["ch", "is", "sg"];
 pub const POLL: Duration = Duration::from_millis(100);
 
 /// A command that is expected to end by itself may take so long.
-const RUN_MAX: Duration = Duration::from_secs(60);
+const RUN_MAX: Duration = Duration::from_secs(120);
 
 static TURN: Mutex<()> = Mutex::new(());
 
