@@ -125,6 +125,74 @@ pub enum KeyOutcome {
     Destroyed,
     /// Refused by the rules of `Abandon`.
     Refused,
+    /// Refused: the account's budget is spent.
+    AccountBudget,
+    /// Refused: the home node's budget is spent.
+    HomeNodeBudget,
+    /// Refused: the custodian's budget is spent.
+    OverallBudget,
+    /// Refused: the grant is longer than 8192 bytes; name fewer chats.
+    GrantTooLong,
+    /// Refused: the grant is not three base64url parts joined by two dots.
+    GrantNotCompact,
+    /// Refused: a part of the grant is not canonical base64url without padding.
+    GrantNotBase64url,
+    /// Refused: the grant's header has not exactly alg, typ and kid in the form documented.
+    GrantHeader,
+    /// Refused: the grant's header has crit, and no extension is understood here.
+    GrantCritical,
+    /// Refused: the grant's alg is not EdDSA; no other is accepted, none least of all.
+    GrantAlgorithm,
+    /// Refused: the grant's typ is not quorate-grant+jwt.
+    GrantType,
+    /// Refused: the grant's payload has not exactly the documented claims in the form documented.
+    GrantPayload,
+    /// Refused: the grant's act must name read, write or both, each once.
+    GrantActions,
+    /// Refused: the grant must name 1 to 64 chats, each once, with from no greater than to.
+    GrantChats,
+    /// Refused: the grant's ceiling is 0; it must allow a key at least.
+    GrantCeiling,
+    /// Refused: the grant's exp must be 1 to 900 seconds after its nbf.
+    GrantLifetime,
+    /// Refused: the grant's signature is not 64 bytes.
+    GrantSignatureForm,
+    /// Refused: the grant is for another deployment.
+    GrantOtherDeployment,
+    /// Refused: the grant is for another home than the one that shows it.
+    GrantOtherHome,
+    /// Refused: the device is not one of the account, as far as this custodian was told.
+    GrantDeviceUnknown,
+    /// Refused: the device's record ran out; renew it with its account.
+    GrantDeviceExpired,
+    /// Refused: the device was revoked, for ever.
+    GrantDeviceRevoked,
+    /// Refused: the grant's signature does not hold for its device.
+    GrantSignature,
+    /// Refused: the grant's nbf lies ahead of the custodian's clock; check the device's clock.
+    GrantNotYetValid,
+    /// Refused: the grant's time is over; sign a new one.
+    GrantExpired,
+    /// Refused: the device signed another grant under this jti; draw a fresh one.
+    GrantIdReused,
+    /// Refused: the grant does not allow what the keys are asked for.
+    GrantActionNotGranted,
+    /// Refused: the grant does not name the key's chat.
+    GrantChatNotGranted,
+    /// Refused: the key's epoch lies before the range granted for its chat.
+    GrantEpochBeforeRange,
+    /// Refused: the key's epoch lies after the range granted for its chat.
+    GrantEpochAfterRange,
+    /// Refused: this custodian was not told of the chat's genesis.
+    GrantChatUnknown,
+    /// Refused: two histories of the chat's membership were signed; nothing is released until that is settled.
+    GrantChatForked,
+    /// Refused: the account is no member of the chat.
+    GrantNotMember,
+    /// Refused: the account's membership begins with a later epoch.
+    GrantEpochBeforeMembership,
+    /// Refused: the grant's ceiling of keys is spent at this custodian; sign a new grant.
+    GrantCeilingSpent,
 }
 
 /// One key of an entry.

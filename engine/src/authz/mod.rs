@@ -1,9 +1,8 @@
-//! Who may obtain keys.
+//! Who may obtain keys: decisions over signed statements and what a custodian
+//! knows of devices and members.
 //!
-//! One function decides, and today it decides too little: a home's peer
-//! certificate alone opens the way, so P3 of the design does not hold yet.
-//! Signed grants, mandates and orders replace the body of
-//! [`authorise_release`]; its callers stay as they are.
+//! A peer's certificate says which home speaks, and opens nothing: what is
+//! released, the grant by a user's device decides (see [`grant`]).
 
 pub mod chain;
 pub mod envelope;
@@ -16,12 +15,11 @@ pub mod standing;
 #[cfg(test)]
 mod vectors;
 
-use crate::crypto::labels;
 use crate::types::{DeploymentId, HomeId, NodeId};
 use std::collections::BTreeSet;
 
-/// What `status` says as long as it is so.
-pub const RELEASE_AUTHORITY: &str = "home certificate only; grants not built yet";
+/// What `status` says of what a release needs.
+pub const RELEASE_AUTHORITY: &str = "grants signed by users' devices";
 
 /// The peer as its certificate names it, after the certificate was verified
 /// under the CA of the very cluster it names.
@@ -46,13 +44,12 @@ pub struct Claimed {
     pub node: Option<NodeId>,
 }
 
-/// Leave to ask for keys; made by [`authorise_release`] alone. What may then
-/// be released is decided in `apply`.
+/// A home's node whose request is its own; made by [`authorise_peer`] alone.
+/// Enough to store and to abandon; what is released is decided by grants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authorised {
     home: HomeId,
     node: NodeId,
-    authority: [u8; 32],
 }
 
 impl Authorised {
@@ -63,10 +60,6 @@ impl Authorised {
     /// Its node.
     pub fn node(&self) -> NodeId {
         self.node
-    }
-    /// Hash of the authority shown, as the log and every sealed share bind it.
-    pub fn authority(&self) -> [u8; 32] {
-        self.authority
     }
 }
 
@@ -96,16 +89,12 @@ pub enum AuthError {
     UnknownHome(HomeId),
 }
 
-/// Decides whether `peer` may ask for the keys it claims to need.
-///
-/// Today: the certificate's deployment, home and node equal those in the
-/// request, and the home is one that this custodian knows. Signed grants
-/// replace this: then a grant by a user's device decides, and the
-/// certificate only has to match the home that the grant names.
+/// Decides whether `peer` speaks for itself: the certificate's deployment, home
+/// and node equal those in the request, and the home is one that this custodian knows.
 ///
 /// # Errors
 /// [`AuthError`]; nothing may be proposed then.
-pub fn authorise_release(
+pub fn authorise_peer(
     serves: &DeploymentId,
     known_homes: &BTreeSet<HomeId>,
     peer: &HomePeer,
@@ -139,19 +128,7 @@ pub fn authorise_release(
     Ok(Authorised {
         home: peer.home.clone(),
         node: peer.node,
-        authority: home_authority(serves, &peer.home, peer.node),
     })
-}
-
-/// The authority hash while a certificate is the authority: over the names in
-/// it, not its bytes, so that both sides compute it and a rotation in the
-/// middle of a request changes nothing.
-pub fn home_authority(deployment: &DeploymentId, home: &HomeId, node: NodeId) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_derive_key(labels::AUTHORITY_HOME);
-    hasher.update(&deployment.0);
-    hasher.update(&node.to_be_bytes());
-    hasher.update(home.as_str().as_bytes());
-    *hasher.finalize().as_bytes()
 }
 
 #[cfg(test)]
@@ -176,29 +153,27 @@ mod tests {
             home: home(h),
             node,
         };
-        let ok = authorise_release(&d, &known, &peer, &claim(d, "ae", Some(2))).unwrap();
+        let ok = authorise_peer(&d, &known, &peer, &claim(d, "ae", Some(2))).unwrap();
         assert_eq!((ok.home().as_str(), ok.node()), ("ae", 2));
-        assert_eq!(ok.authority(), home_authority(&d, &home("ae"), 2));
-        assert_ne!(ok.authority(), home_authority(&d, &home("ae"), 1));
-        assert!(authorise_release(&d, &known, &peer, &claim(d, "ae", None)).is_ok());
+        assert!(authorise_peer(&d, &known, &peer, &claim(d, "ae", None)).is_ok());
 
         let other = DeploymentId([2; 16]);
         assert!(matches!(
-            authorise_release(&d, &known, &peer, &claim(other, "ae", Some(2))),
+            authorise_peer(&d, &known, &peer, &claim(other, "ae", Some(2))),
             Err(AuthError::Deployment { .. })
         ));
         assert!(matches!(
-            authorise_release(&other, &known, &peer, &claim(other, "ae", Some(2))),
+            authorise_peer(&other, &known, &peer, &claim(other, "ae", Some(2))),
             Err(AuthError::Deployment { .. })
         ));
         for (h, n) in [("zz", Some(2)), ("ae", Some(1))] {
             assert!(matches!(
-                authorise_release(&d, &known, &peer, &claim(d, h, n)),
+                authorise_peer(&d, &known, &peer, &claim(d, h, n)),
                 Err(AuthError::NotThePeer { .. })
             ));
         }
         assert_eq!(
-            authorise_release(&d, &BTreeSet::new(), &peer, &claim(d, "ae", Some(2))),
+            authorise_peer(&d, &BTreeSet::new(), &peer, &claim(d, "ae", Some(2))),
             Err(AuthError::UnknownHome(home("ae")))
         );
     }

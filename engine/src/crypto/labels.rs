@@ -69,7 +69,7 @@ labels! {
     CHAT_GENESIS = "quorate/chat-genesis/1";
     /// What a repeated intent is recognised by.
     EPOCH_INTENT = "quorate/epoch-intent/1";
-    /// Hash of the authority, while a home's certificate is the authority.
+    /// Retired: hash of the authority, when a home's certificate was one. Stands in old logs.
     AUTHORITY_HOME = "quorate/authority/home/1";
     /// What a release's request id is bound to.
     REQUEST_BINDING = "quorate/release/binding/1";

@@ -4,11 +4,12 @@ use super::protocol::{FreezeScope, KEYS_PER_REQUEST_MAX, KeyRef, Reason, Sealing
 use crate::audit::{Blinds, EntryKind, HexBytes, OperatorMark};
 use crate::authz::chain::Source;
 use crate::authz::envelope::{Envelope, PAYLOAD_BYTES_MAX, SIGNATURES_MAX};
+use crate::authz::grant::GRANT_BYTES_MAX;
 use crate::authz::identity::{AuthorityRecord, ENTITY_BYTES_MAX};
 use crate::crypto::wrap::WRAPPED_LEN;
 use crate::policy::POLICY_BYTES_MAX;
 use crate::types::codec::{self, CodecError};
-use crate::types::{ChatId, HomeId, KeyId, NodeId, PolicyId, RequestId, WallMs};
+use crate::types::{ChatId, EpochNo, HomeId, KeyId, NodeId, PolicyId, RequestId, WallMs};
 use rand_core::CryptoRng;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -186,6 +187,8 @@ pub struct StoreShares {
 pub struct StoreItem {
     /// The chat.
     pub chat: ChatId,
+    /// The key epoch of the chat.
+    pub epoch: EpochNo,
     /// The dealing.
     pub key_id: KeyId,
     /// The policy it was dealt under.
@@ -198,7 +201,7 @@ pub struct StoreItem {
     pub expires_ms: Option<WallMs>,
 }
 
-/// See [`Command::Release`]. The signatures behind `authority` were checked before proposing.
+/// See [`Command::Release`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Release {
     /// The caller's request id.
@@ -207,8 +210,12 @@ pub struct Release {
     pub home: HomeId,
     /// Its node.
     pub node: NodeId,
-    /// Hash of the authority shown.
-    pub authority: [u8; 32],
+    /// The grant shown, in compact form, at most [`GRANT_BYTES_MAX`].
+    pub grant: String,
+    /// Whether the leader found that the grant's device signed it. A release
+    /// under a grant that it did not sign is proposed all the same: its refusal
+    /// stands in the log.
+    pub signature_holds: bool,
     /// Hash of the lease key.
     pub lease_key: [u8; 32],
     /// What for.
@@ -453,7 +460,10 @@ impl Command {
                     ))
                 })
             }
-            Command::Release(c) => count("keys", c.keys.len()),
+            Command::Release(c) => {
+                at_most("bytes of grant", c.grant.len(), GRANT_BYTES_MAX)?;
+                count("keys", c.keys.len())
+            }
             Command::Abandon(c) => count("keys", c.keys.len()),
             Command::Shred(c) => {
                 signed_off(&c.operator, &c.reason)?;

@@ -8,6 +8,8 @@ use super::protocol::{
 };
 use super::reply::{Applied, Committed, Effect, Granted, ReleaseGranted};
 use crate::authz::Authorised;
+use crate::authz::grant::{GRANT_BYTES_MAX, Grant};
+use crate::authz::standing::DeviceStanding;
 use crate::crypto::labels;
 use crate::crypto::seal::{
     ENCAPSULATED_LEN, Receiver, RecipientKey, RecipientPublic, ReleaseBinding, SEALED_LEN,
@@ -16,7 +18,9 @@ use crate::crypto::seal::{
 use crate::crypto::sign::SigningKey;
 use crate::crypto::wrap::{unwrap, wrap};
 use crate::sharing::commitment_holds;
-use crate::types::{ChatId, CustodianId, DeploymentId, KeyId, PolicyId, WallMs, WrappingKey};
+use crate::types::{
+    AccountId, ChatId, CustodianId, DeploymentId, DeviceId, KeyId, PolicyId, WallMs, WrappingKey,
+};
 use rand_core::CryptoRng;
 use std::collections::BTreeSet;
 
@@ -74,6 +78,9 @@ pub enum RequestError {
         /// The right length.
         expected: usize,
     },
+    /// A grant that nobody would read.
+    #[error("a grant of {0} bytes, 1 to {GRANT_BYTES_MAX} are allowed")]
+    GrantLength(usize),
     /// The lease key is no key.
     #[error("the lease key cannot be used: {0}")]
     LeaseKey(#[from] SealError),
@@ -254,6 +261,7 @@ fn rewrap<R: CryptoRng + ?Sized>(
     let wrapped = wrap(key, version, &binding, nonce(rng), &share);
     Some(StoreItem {
         chat: item.chat,
+        epoch: item.epoch,
         key_id: item.key_id,
         policy: item.policy,
         commitment: item.commitment,
@@ -262,15 +270,45 @@ fn rewrap<R: CryptoRng + ?Sized>(
     })
 }
 
-/// Checks the shape of a release and makes its command.
+/// Checks the shape of a release and the signature of its grant, and makes its
+/// command. `device` is where the grant's device stands in this node's applied
+/// state, by [`Standings`](super::Standings).
+///
+/// A grant that is malformed, or that its device did not sign, is proposed too:
+/// `apply` refuses it, and the log has it.
 ///
 /// # Errors
-/// [`RequestError`].
-pub fn prepare_release(
+/// [`RequestError`]; what `device` says.
+pub fn prepare_release<E: From<RequestError>>(
     place: &Place,
     authorised: &Authorised,
     request: &ReleaseRequest,
-) -> Result<Command, RequestError> {
+    device: impl FnOnce(&AccountId, &DeviceId) -> Result<DeviceStanding, E>,
+) -> Result<Command, E> {
+    release_shape(place, authorised, request)?;
+    let signature_holds = match Grant::parse(&request.grant) {
+        Ok(grant) => device(&grant.claims().account, grant.device())?
+            .live()
+            .is_some_and(|public| grant.verify(public).is_ok()),
+        Err(_) => false,
+    };
+    Ok(Command::Release(Release {
+        request: request.request,
+        home: request.home.clone(),
+        node: request.node,
+        grant: request.grant.clone(),
+        signature_holds,
+        lease_key: request.lease_key.hash(),
+        reason: request.reason,
+        keys: request.keys.clone(),
+    }))
+}
+
+fn release_shape(
+    place: &Place,
+    authorised: &Authorised,
+    request: &ReleaseRequest,
+) -> Result<(), RequestError> {
     if *authorised.home() != request.home
         || authorised.node() != request.node
         || place.deployment != request.deployment
@@ -279,15 +317,10 @@ pub fn prepare_release(
     }
     distinct(request.keys.iter().map(|k| &k.key_id))?;
     request.lease_key.validate()?;
-    Ok(Command::Release(Release {
-        request: request.request,
-        home: request.home.clone(),
-        node: request.node,
-        authority: authorised.authority(),
-        lease_key: request.lease_key.hash(),
-        reason: request.reason,
-        keys: request.keys.clone(),
-    }))
+    if request.grant.is_empty() || request.grant.len() > GRANT_BYTES_MAX {
+        return Err(RequestError::GrantLength(request.grant.len()));
+    }
+    Ok(())
 }
 
 /// Checks the shape of an abandon and makes its command.

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Whatever depends on state is decided in `apply`, in log order: freezes,
-//! tombstones, which chat a key belongs to, budgets, time. Whatever needs a
+//! tombstones, which chat a key belongs to, devices, members, grants, budgets, time. Whatever needs a
 //! secret happens on the leader before (`prepare_*`) or after (`finish_release`)
 //! and never enters the raft log. [`Committed`] is how "recorded first" (P4) is
 //! kept by type: a share can be unwrapped only out of the reply to a committed
@@ -21,6 +21,7 @@
 //! policy (`node::custodian`), and who may ask at all (`authz`).
 
 mod apply;
+mod budget;
 mod command;
 mod departure;
 pub mod keys;
@@ -28,11 +29,15 @@ mod leader;
 pub mod protocol;
 mod reply;
 mod rows;
+mod standings;
 mod statement;
 mod view;
 mod view_chains;
 
 pub use apply::Custody;
+pub use budget::{
+    ABANDON_BUDGET, ACCOUNT_BUDGET, Budget, HOME_NODE_BUDGET, OVERALL_BUDGET, SHRED_BUDGET,
+};
 pub use command::{
     Abandon, ApprovePolicy, AttestKey, COMMANDS_PER_PROPOSAL_MAX, Chained, Command, DropVersion,
     EraseOpenings, ExpireShares, Freeze, KeyEvent, KeyEventKind, KeyKind, OPERATOR_NAME_BYTES_MAX,
@@ -50,9 +55,10 @@ pub use reply::{
     committed,
 };
 pub use rows::{
-    ABANDON_BUDGET, AccountRow, Budget, ChatRow, ForkRow, FreezeRow, LinkRow, PolicyRow,
-    SHRED_BUDGET, ShareRow, TABLES, Tombstone, TombstoneCause, VersionRow, VersionState,
+    AccountRow, ChatRow, ForkRow, FreezeRow, LinkRow, PolicyRow, ShareRow, TABLES, Tombstone,
+    TombstoneCause, VersionRow, VersionState,
 };
+pub use standings::{Rows, Standings};
 pub use statement::{SEALING_LIFE_MS_MAX, StatementError};
 pub use view::{
     Held, Overview, approved_policies, approved_policy, due, feed, freezes, key_version, overview,
@@ -71,6 +77,8 @@ pub const ABANDON_MS_MAX: u64 = 60 * 60 * 1000;
 pub const REQUEST_KEEP_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 /// Old request ids forgotten with each new one: more than one, so the table shrinks again.
 pub const REQUESTS_PRUNED_MAX: usize = 2;
+/// Spent grants forgotten with each new one, once they have expired.
+pub const GRANTS_PRUNED_MAX: usize = 2;
 /// Most freezes in force at once; a feed must fit a peer message. Above it, freeze everything.
 pub const FREEZES_MAX: usize = 65_536;
 /// Most shares destroyed by one expiry sweep.

@@ -5,12 +5,13 @@
 
 pub use crate::authz::chain::ChainId;
 use crate::authz::envelope::Envelope;
+use crate::authz::grant::GrantRefusal;
 use crate::authz::standing::{DeviceStanding, MemberStanding};
 use crate::crypto::labels;
 use crate::crypto::seal::RecipientPublic;
 use crate::types::{
-    AccountId, ChatId, CustodianId, DeploymentId, DeviceId, HomeId, KeyId, Mono, NodeId, PolicyId,
-    RequestId, SessionId, WallMs,
+    AccountId, ChatId, CustodianId, DeploymentId, DeviceId, EpochNo, HomeId, KeyId, Mono, NodeId,
+    PolicyId, RequestId, SessionId, WallMs,
 };
 use serde::{Deserialize, Serialize};
 
@@ -140,6 +141,8 @@ pub struct SealSession {
 pub struct SealedItem {
     /// The chat, bound into the seal.
     pub chat: ChatId,
+    /// The key epoch of the chat. Write-once with the share, and what grants' ranges count.
+    pub epoch: EpochNo,
     /// The dealing.
     pub key_id: KeyId,
     /// The policy it was dealt under.
@@ -199,6 +202,8 @@ pub struct ReleaseRequest {
     pub lease_key: RecipientPublic,
     /// What for.
     pub reason: Reason,
+    /// The grant that allows it, in compact form.
+    pub grant: String,
     /// At most [`KEYS_PER_REQUEST_MAX`].
     pub keys: Vec<KeyRef>,
 }
@@ -258,9 +263,30 @@ pub enum Refusal {
     /// The request id was used before for something else.
     #[error("the request id was used for another request")]
     RequestMismatch,
-    /// The authority shown does not allow it.
-    #[error("not authorised")]
+    /// Another home dealt the key.
+    #[error("another home's key")]
     NotAuthorised,
+    /// The grant does not allow it.
+    #[error("grant refused: {0}")]
+    Grant(GrantRefusal),
+    /// The account had its share of keys for now.
+    #[error("the account's budget is spent; come back in {retry_ms} ms")]
+    AccountBudget {
+        /// When a key may be had again.
+        retry_ms: u64,
+    },
+    /// The home's node had its share of keys for now.
+    #[error("the home node's budget is spent; come back in {retry_ms} ms")]
+    HomeNodeBudget {
+        /// When a key may be had again.
+        retry_ms: u64,
+    },
+    /// The custodian released all it releases for now.
+    #[error("the custodian's budget is spent; come back in {retry_ms} ms")]
+    OverallBudget {
+        /// When a key may be had again.
+        retry_ms: u64,
+    },
     /// The wrapped share does not open on this node; the custodian must repair it.
     #[error("the stored share is damaged")]
     Damaged,

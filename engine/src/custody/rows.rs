@@ -10,8 +10,8 @@ use crate::authz::membership::ChatHead;
 use crate::types::codec;
 use crate::types::kv::{Kv, KvError, KvRead};
 use crate::types::{
-    AccountId, AuthorityId, ChatId, HomeId, KeyId, NodeId, PolicyId, PublicKey, RequestId,
-    StatementHash, WallMs,
+    AccountId, AuthorityId, ChatId, DeviceId, EpochNo, GrantId, HomeId, KeyId, NodeId, PolicyId,
+    PublicKey, RequestId, StatementHash, WallMs,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -41,9 +41,11 @@ pub(super) const HOME_ENTITY: u8 = 0x26;
 pub(super) const FORK: u8 = 0x27;
 pub(super) const CHANGED: u8 = 0x28;
 pub(super) const HANDOVER: u8 = 0x30;
+pub(super) const GRANT: u8 = 0x31;
+pub(super) const GRANT_AGE: u8 = 0x32;
 
 /// First byte of every table and its name, for `dump` and status.
-pub const TABLES: [(u8, &str); 26] = [
+pub const TABLES: [(u8, &str); 28] = [
     (crate::audit::TABLE_HEAD, "log-head"),
     (crate::audit::TABLE_ENTRY, "log-entry"),
     (crate::audit::TABLE_NODE, "log-node"),
@@ -70,6 +72,8 @@ pub const TABLES: [(u8, &str); 26] = [
     (FORK, "fork"),
     (CHANGED, "changed-chain"),
     (HANDOVER, "key-handover"),
+    (GRANT, "grant"),
+    (GRANT_AGE, "grant-age"),
 ];
 
 /// When keys were last handed to a restarted node.
@@ -86,6 +90,8 @@ pub struct ShareRow {
     pub home: HomeId,
     /// The chat.
     pub chat: ChatId,
+    /// The key epoch of the chat.
+    pub epoch: EpochNo,
     /// The policy.
     pub policy: PolicyId,
     /// Commitment to the share.
@@ -141,10 +147,12 @@ pub struct FreezeRow {
 }
 
 /// What a request id is bound to. Key: request id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RequestRow {
     pub(super) binding: [u8; 32],
     pub(super) time_ms: WallMs,
+    /// Places in the request of keys that were charged to the grant's ceiling.
+    pub(super) charged: BTreeSet<u16>,
 }
 
 /// A policy that may be dealt under. Key: policy id.
@@ -228,70 +236,13 @@ pub struct VersionRow {
     pub statement: Option<SealingKeyStatement>,
 }
 
-/// A token bucket's size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget {
-    /// Its name in status.
-    pub name: &'static str,
-    /// Tokens it holds when full.
-    pub capacity: u64,
-    /// Tokens it regains in an hour.
-    pub per_hour: u64,
-    id: u8,
-}
-
-/// Keys that may be abandoned: a home that opens epochs at full speed and
-/// loses its leader abandons some hundreds at once, never tens of thousands.
-pub const ABANDON_BUDGET: Budget = Budget {
-    name: "abandon",
-    capacity: 8192,
-    per_hour: 8192,
-    id: 1,
-};
-/// Keys that may be shredded by operators.
-pub const SHRED_BUDGET: Budget = Budget {
-    name: "shred",
-    capacity: 4096,
-    per_hour: 4096,
-    id: 2,
-};
-
-const HOUR_MS: u64 = 60 * 60 * 1000;
-
-#[derive(Serialize, Deserialize)]
-struct BucketRow {
-    /// Tokens times [`HOUR_MS`], so that refilling by the millisecond loses nothing.
-    level: u64,
-    time_ms: WallMs,
-}
-
-impl Budget {
-    /// Takes `n` tokens at `time_ms`, or says how long to wait for them.
-    pub(super) fn spend<K: Kv + ?Sized>(
-        &self,
-        kv: &mut K,
-        time_ms: WallMs,
-        n: u64,
-    ) -> Result<Result<(), u64>, KvError> {
-        if n == 0 {
-            return Ok(Ok(()));
-        }
-        let full = self.capacity * HOUR_MS;
-        let row = get::<BucketRow, _>(kv, &[BUDGET, self.id])?;
-        let level = row.map_or(full, |r| {
-            let back = time_ms
-                .saturating_sub(r.time_ms)
-                .saturating_mul(self.per_hour);
-            r.level.saturating_add(back).min(full)
-        });
-        let cost = n * HOUR_MS;
-        if level < cost {
-            return Ok(Err((cost - level).div_ceil(self.per_hour)));
-        }
-        let level = level - cost;
-        put(kv, &[BUDGET, self.id], &BucketRow { level, time_ms })?;
-        Ok(Ok(()))
-    }
+/// What was spent of a grant. Key: device, grant id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct GrantRow {
+    /// The very grant.
+    pub(super) hash: [u8; 32],
+    /// Keys charged to its ceiling.
+    pub(super) spent: u32,
 }
 
 pub(super) fn get<T: DeserializeOwned, K: KvRead + ?Sized>(
@@ -339,6 +290,12 @@ pub(super) fn request_key(id: &RequestId) -> Vec<u8> {
 }
 pub(super) fn request_age_key(at_ms: WallMs, id: &RequestId) -> Vec<u8> {
     keyed(REQUEST_AGE, &[&at_ms.to_be_bytes(), &id.0])
+}
+pub(super) fn grant_key(device: &DeviceId, id: &GrantId) -> Vec<u8> {
+    keyed(GRANT, &[&device.0, &id.0])
+}
+pub(super) fn grant_age_key(at_ms: WallMs, device: &DeviceId, id: &GrantId) -> Vec<u8> {
+    keyed(GRANT_AGE, &[&at_ms.to_be_bytes(), &device.0, &id.0])
 }
 pub(super) fn policy_key(id: &PolicyId) -> Vec<u8> {
     keyed(POLICY, &[&id.0])

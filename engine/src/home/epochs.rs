@@ -65,6 +65,7 @@ pub(super) fn intent(cx: &mut Ctx<'_>, intent: EpochIntent) -> Result<Reply, KvE
         if let Some(sealed) = leaf.sealed {
             let row = OutboxRow {
                 chat: intent.chat,
+                epoch: intent.epoch,
                 policy: intent.policy,
                 commitment: leaf.commitment,
                 sealed: sealed.bytes,

@@ -237,6 +237,7 @@ impl Prepared {
             let (session, item) = leaf.sealed.map_or((None, None), |s| {
                 let item = SealedItem {
                     chat: key.chat,
+                    epoch: self.intent.epoch,
                     key_id: key.key_id,
                     policy: self.intent.policy,
                     commitment: leaf.commitment,

@@ -335,6 +335,7 @@ pub fn same_dealing(row: &EpochRow, intent: &EpochIntent) -> bool {
 fn item(row: OutboxRow, key_id: KeyId) -> SealedItem {
     SealedItem {
         chat: row.chat,
+        epoch: row.epoch,
         key_id,
         policy: row.policy,
         commitment: row.commitment,

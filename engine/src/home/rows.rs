@@ -212,6 +212,8 @@ pub struct DealingRow {
 pub struct OutboxRow {
     /// Chat.
     pub chat: ChatId,
+    /// Its key epoch.
+    pub epoch: EpochNo,
     /// Policy it was dealt under.
     pub policy: PolicyId,
     /// Commitment to the share.

@@ -97,7 +97,14 @@ impl NoQuorum {
 pub(crate) fn may_end(refusal: Refusal) -> bool {
     matches!(
         refusal,
-        Refusal::Frozen | Refusal::RequestMismatch | Refusal::NotAuthorised | Refusal::Damaged
+        Refusal::Frozen
+            | Refusal::RequestMismatch
+            | Refusal::NotAuthorised
+            | Refusal::Damaged
+            | Refusal::Grant(_)
+            | Refusal::AccountBudget { .. }
+            | Refusal::HomeNodeBudget { .. }
+            | Refusal::OverallBudget { .. }
     )
 }
 

@@ -134,7 +134,7 @@ pub struct Grant {
 }
 
 /// Names a grant in log entries, receipts and sealed shares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GrantHash(pub [u8; 32]);
 
 impl GrantHash {

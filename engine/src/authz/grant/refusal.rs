@@ -51,8 +51,8 @@ refusals! {
     Signature, "signature", "the grant's signature does not hold for its device";
     NotYetValid, "not_yet_valid", "the grant's nbf lies ahead of the custodian's clock; check the device's clock";
     Expired, "expired", "the grant's time is over; sign a new one";
-    IdReused, "id_reused", "the device signed another grant under this jti; draw a fresh one";
     ActionNotGranted, "action_not_granted", "the grant does not allow what the keys are asked for";
+    IdReused, "id_reused", "the device signed another grant under this jti; draw a fresh one";
     ChatNotGranted, "chat_not_granted", "the grant does not name the key's chat";
     EpochBeforeRange, "epoch_before_range", "the key's epoch lies before the range granted for its chat";
     EpochAfterRange, "epoch_after_range", "the key's epoch lies after the range granted for its chat";

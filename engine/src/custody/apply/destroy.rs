@@ -1,11 +1,10 @@
 //! `Abandon`, `Shred`, `ExpireShares`: three ways to a tombstone.
 
+use super::super::budget::{ABANDON_BUDGET, SHRED_BUDGET};
 use super::super::command::{Abandon, ExpireShares, Shred};
 use super::super::protocol::{AbandonOutcome, KeyRef};
 use super::super::reply::{Effect, ShredOutcome};
-use super::super::rows::{
-    self, ABANDON_BUDGET, EXPIRY, SHRED_BUDGET, ShareRow, Tombstone, TombstoneCause,
-};
+use super::super::rows::{self, EXPIRY, ShareRow, Tombstone, TombstoneCause};
 use super::super::{ABANDON_MS_MAX, EXPIRED_PER_SWEEP_MAX};
 use super::{Draft, Run};
 use crate::audit::KeyOutcome;

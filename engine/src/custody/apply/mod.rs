@@ -12,11 +12,13 @@ use super::command::{Command, Proposal, Stamped};
 use super::protocol::FreezeScope;
 use super::reply::{Applied, ApplyReply, Effect};
 use super::rows::{self, FREEZE, Tombstone, TombstoneCause};
+use super::standings::{Rows, Standings};
 use crate::audit::{Blinds, Entry, HexBytes, KeyLine, KeyOutcome, Log, Opening, OpeningKind};
 use crate::authz::identity::RECOVERY_WAIT_MS;
 use crate::types::kv::{Kv, KvError, Machine, Position};
 use crate::types::{ChatId, CustodianId, DeploymentId, KeyId, WallMs};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// A custodian's replicated state machine.
 #[derive(Clone, Debug)]
@@ -25,6 +27,7 @@ pub struct Custody {
     identity: [u8; 32],
     deployment: Option<DeploymentId>,
     recovery_wait_ms: u64,
+    standings: Arc<dyn Standings>,
 }
 
 impl Custody {
@@ -36,14 +39,22 @@ impl Custody {
             identity,
             deployment: None,
             recovery_wait_ms: RECOVERY_WAIT_MS,
+            standings: Arc::new(Rows),
         }
     }
 
-    /// For statements signed in `deployment`; without it, all are refused.
+    /// For statements and grants signed in `deployment`; without it, all are refused.
     /// Must be equal on all nodes of the cluster.
     #[must_use]
     pub fn serving(mut self, deployment: DeploymentId) -> Self {
         self.deployment = Some(deployment);
+        self
+    }
+
+    /// With standings read from elsewhere than the rows of accounts and chats.
+    #[must_use]
+    pub fn with_standings(mut self, standings: Arc<dyn Standings>) -> Self {
+        self.standings = standings;
         self
     }
 

@@ -1,18 +1,21 @@
 //! `Release`: which shares go out. Decided here and nowhere else, so that the
 //! decision and its record are one committed entry.
 
+use super::super::budget::{ACCOUNT_BUDGET, HOME_NODE_BUDGET, Purse};
 use super::super::command::Release;
 use super::super::protocol::{KeyRef, Reason, Refusal};
 use super::super::reply::{Effect, Granted, ReleaseGranted};
-use super::super::rows::{self, REQUEST_AGE, RequestRow, ShareRow};
-use super::super::{REQUEST_KEEP_MS, REQUESTS_PRUNED_MAX};
+use super::super::rows::{self, GRANT, GRANT_AGE, GrantRow, REQUEST_AGE, RequestRow, ShareRow};
+use super::super::{GRANTS_PRUNED_MAX, REQUEST_KEEP_MS, REQUESTS_PRUNED_MAX};
 use super::{Draft, Frozen, Run};
-use crate::audit::{EntryRef, HexBytes, KeyOutcome};
+use crate::audit::{EntryRef, HexBytes, KeyOutcome, OpeningKind};
+use crate::authz::grant::{self, Action, Grant, GrantHash, GrantRefusal, Shown};
+use crate::authz::standing::MemberStanding;
 use crate::crypto::labels;
-use crate::types::RequestId;
 use crate::types::codec;
-use crate::types::kv::KvError;
-use std::collections::BTreeSet;
+use crate::types::kv::{Kv, KvError};
+use crate::types::{ChatId, RequestId};
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Run<'_> {
     pub(super) fn release(
@@ -24,17 +27,27 @@ impl Run<'_> {
         draft.entry.home = Some(c.home.clone());
         draft.entry.node = Some(c.node);
         draft.entry.reason = Some(reason_text(c.reason).to_owned());
-        draft.entry.authority = Some(HexBytes(c.authority));
+        let authority = GrantHash::of(&c.grant);
+        draft.entry.authority = Some(HexBytes(authority.0));
         draft.entry.lease_key = Some(HexBytes(c.lease_key));
-        let bound = self.bind_request(draft, c)?;
+        let request = self.bind_request(draft, c, &authority)?;
+        let mut shown = self.show(draft, c)?;
         let chats: BTreeSet<_> = c.keys.iter().map(|k| k.chat).collect();
         let frozen = self.frozen(&chats)?;
         let mut results = Vec::with_capacity(c.keys.len());
-        for key in &c.keys {
-            let result = if bound {
-                self.release_one(draft, c, key, &frozen)?
-            } else {
-                Err(Refusal::RequestMismatch)
+        let mut charged = request.as_ref().map(|r| r.charged.clone());
+        for (n, key) in (0u16..).zip(&c.keys) {
+            let result = match (&mut charged, &mut shown) {
+                (None, _) => Err(Refusal::RequestMismatch),
+                (Some(_), Err(why)) => Err(Refusal::Grant(*why)),
+                (Some(charged), Ok(allowance)) => {
+                    let paid = charged.contains(&n);
+                    let result = self.release_one(draft, c, key, &frozen, allowance, paid)?;
+                    if result.is_ok() {
+                        charged.insert(n);
+                    }
+                    result
+                }
             };
             let (outcome, version) = match &result {
                 Ok(g) => (KeyOutcome::Released, Some(g.version)),
@@ -43,13 +56,25 @@ impl Run<'_> {
             draft.key(&key.chat, key.key_id, outcome, version);
             results.push(result);
         }
-        if !bound {
-            draft.refuse("the request id is bound to another request");
+        match (&request, &shown) {
+            (None, _) => {
+                draft.refuse("the request id is bound to another request");
+            }
+            (Some(_), Err(why)) => {
+                draft.refuse(format!("grant: {}: {why}", why.code()));
+            }
+            (Some(_), Ok(allowance)) => allowance.save(self.kv)?,
+        }
+        if let (Some(row), Some(charged)) = (request, charged)
+            && row.charged != charged
+        {
+            let row = RequestRow { charged, ..row };
+            rows::put(self.kv, &rows::request_key(&c.request), &row)?;
         }
         Ok(Effect::Released(ReleaseGranted {
             request: c.request,
             node: c.node,
-            authority: c.authority,
+            authority: authority.0,
             lease_key: c.lease_key,
             results,
             // Known once the entry is hashed; filled in by the caller.
@@ -61,19 +86,98 @@ impl Run<'_> {
         }))
     }
 
-    /// Whether the request id is free or bound to this very request.
-    fn bind_request(&mut self, draft: &Draft<'_>, c: &Release) -> Result<bool, KvError> {
-        let binding = binding(c);
+    /// Decides about the grant as a whole, and opens what its keys are charged to.
+    fn show(
+        &mut self,
+        draft: &mut Draft<'_>,
+        c: &Release,
+    ) -> Result<Result<Allowance, GrantRefusal>, KvError> {
+        let grant = match Grant::parse(&c.grant) {
+            Ok(grant) => grant,
+            Err(why) => return Ok(Err(why)),
+        };
+        let (account, device) = (grant.claims().account, *grant.device());
+        draft.open(OpeningKind::Account, account.0);
+        draft.open(OpeningKind::Device, device.0);
+        let Some(deployment) = &self.custody.deployment else {
+            return Ok(Err(GrantRefusal::OtherDeployment));
+        };
+        let now_ms = draft.time_ms();
+        let standings = &self.custody.standings;
+        let shown = Shown {
+            deployment,
+            home: &c.home,
+            device: standings.device(&*self.kv, &account, &device, now_ms)?,
+            signature_holds: c.signature_holds,
+            action: match c.reason {
+                Reason::Read | Reason::Drill => Action::Read,
+                Reason::Write => Action::Write,
+            },
+            now_ms,
+        };
+        if let Err(why) = grant::decide_grant(&grant, &shown) {
+            return Ok(Err(why));
+        }
+        let row: Option<GrantRow> =
+            rows::get(self.kv, &rows::grant_key(&device, &grant.claims().id))?;
+        if row.is_some_and(|r| r.hash != grant.hash().0) {
+            return Ok(Err(GrantRefusal::IdReused));
+        }
+        if row.is_none() {
+            self.prune_grants(now_ms)?;
+        }
+        let mut members = BTreeMap::new();
+        for range in &grant.claims().chats {
+            if c.keys.iter().any(|k| k.chat == range.chat) {
+                let standing = standings.member(&*self.kv, &range.chat, &account)?;
+                members.insert(range.chat, standing);
+            }
+        }
+        let purse = Purse::open(&*self.kv, now_ms, &account, &c.home, c.node)?;
+        Ok(Ok(Allowance {
+            spent: row.map_or(0, |r| r.spent),
+            known: row.is_some(),
+            grant,
+            members,
+            purse,
+        }))
+    }
+
+    fn prune_grants(&mut self, now_ms: u64) -> Result<(), KvError> {
+        let end = [&[GRANT_AGE], now_ms.to_be_bytes().as_slice()].concat();
+        let old = self.kv.scan(&[GRANT_AGE], &end, GRANTS_PRUNED_MAX, false)?;
+        for (age, _) in old {
+            let id = age
+                .get(9..)
+                .ok_or_else(|| KvError("grant age row with a key of another shape".into()))?;
+            self.kv.delete(&[&[GRANT], id].concat())?;
+            self.kv.delete(&age)?;
+        }
+        Ok(())
+    }
+
+    /// The request's row, new or bound to this very request; `None`: to another.
+    fn bind_request(
+        &mut self,
+        draft: &Draft<'_>,
+        c: &Release,
+        authority: &GrantHash,
+    ) -> Result<Option<RequestRow>, KvError> {
+        let binding = binding(c, authority);
         let key = rows::request_key(&c.request);
         if let Some(row) = rows::get::<RequestRow, _>(self.kv, &key)? {
-            return Ok(row.binding == binding);
+            return Ok((row.binding == binding).then_some(row));
         }
-        let time_ms = draft.time_ms();
-        rows::put(self.kv, &key, &RequestRow { binding, time_ms })?;
+        let row = RequestRow {
+            binding,
+            time_ms: draft.time_ms(),
+            charged: BTreeSet::new(),
+        };
+        rows::put(self.kv, &key, &row)?;
         self.kv
-            .put(&rows::request_age_key(time_ms, &c.request), &[])?;
-        self.prune_requests(time_ms)?;
-        Ok(true)
+            .put(&rows::request_age_key(row.time_ms, &c.request), &[])?;
+        self.prune_requests(row.time_ms)?;
+        Ok(Some(row))
     }
 
     fn prune_requests(&mut self, time_ms: u64) -> Result<(), KvError> {
@@ -99,7 +203,13 @@ impl Run<'_> {
         c: &Release,
         key: &KeyRef,
         frozen: &Frozen,
+        allowance: &mut Allowance,
+        paid: bool,
     ) -> Result<Result<Granted, Refusal>, KvError> {
+        // Before anything is said of the key: a home learns only of chats it was granted.
+        let Some(member) = allowance.members.get(&key.chat).copied() else {
+            return Ok(Err(Refusal::Grant(GrantRefusal::ChatNotGranted)));
+        };
         let share_key = rows::share_key(&key.key_id);
         let Some(row) = rows::get::<ShareRow, _>(self.kv, &share_key)? else {
             let stone = self.kv.get(&rows::tombstone_key(&key.key_id))?;
@@ -122,6 +232,12 @@ impl Run<'_> {
         if frozen.holds(&key.chat) {
             return Ok(Err(Refusal::Frozen));
         }
+        if let Err(why) = grant::decide_key(&allowance.grant, member, &row.chat, row.epoch) {
+            return Ok(Err(Refusal::Grant(why)));
+        }
+        if let Err(refusal) = allowance.charge(paid) {
+            return Ok(Err(refusal));
+        }
         let granted = Granted {
             chat: row.chat,
             key_id: key.key_id,
@@ -141,9 +257,56 @@ impl Run<'_> {
     }
 }
 
+/// A grant that holds, and what its keys are charged to.
+struct Allowance {
+    grant: Grant,
+    /// The account, in each chat that is granted and asked for.
+    members: BTreeMap<ChatId, MemberStanding>,
+    spent: u32,
+    /// Whether the grant has a row.
+    known: bool,
+    purse: Purse,
+}
+
+impl Allowance {
+    /// A key more. `paid`: the ceiling was charged for it by the request that this one repeats.
+    fn charge(&mut self, paid: bool) -> Result<(), Refusal> {
+        if !paid && self.spent >= self.grant.claims().ceiling {
+            return Err(Refusal::Grant(GrantRefusal::CeilingSpent));
+        }
+        self.purse.take().map_err(|spent| {
+            let retry_ms = spent.retry_ms;
+            match spent.of {
+                ACCOUNT_BUDGET => Refusal::AccountBudget { retry_ms },
+                HOME_NODE_BUDGET => Refusal::HomeNodeBudget { retry_ms },
+                _ => Refusal::OverallBudget { retry_ms },
+            }
+        })?;
+        self.spent += u32::from(!paid);
+        Ok(())
+    }
+
+    fn save(&self, kv: &mut dyn Kv) -> Result<(), KvError> {
+        self.purse.save(kv)?;
+        if self.spent == 0 {
+            return Ok(());
+        }
+        let (device, id) = (self.grant.device(), &self.grant.claims().id);
+        if !self.known {
+            let age = rows::grant_age_key(self.grant.expires_ms(), device, id);
+            kv.put(&age, &[])?;
+        }
+        let row = GrantRow {
+            hash: self.grant.hash().0,
+            spent: self.spent,
+        };
+        rows::put(kv, &rows::grant_key(device, id), &row)
+    }
+}
+
 /// What a request id is bound to: keys, authority, lease key, and who asks.
-fn binding(c: &Release) -> [u8; 32] {
-    let fields = (&c.keys, &c.authority, &c.lease_key, &c.home, c.node);
+fn binding(c: &Release, authority: &GrantHash) -> [u8; 32] {
+    let fields = (&c.keys, &authority.0, &c.lease_key, &c.home, c.node);
     blake3::derive_key(labels::REQUEST_BINDING, &codec::encode(1, &fields))
 }
 
@@ -164,5 +327,46 @@ fn line(refusal: Refusal) -> KeyOutcome {
         Refusal::WrongChat => KeyOutcome::WrongChat,
         Refusal::RequestMismatch => KeyOutcome::RequestMismatch,
         Refusal::NotAuthorised => KeyOutcome::NotAuthorised,
+        Refusal::AccountBudget { .. } => KeyOutcome::AccountBudget,
+        Refusal::HomeNodeBudget { .. } => KeyOutcome::HomeNodeBudget,
+        Refusal::OverallBudget { .. } => KeyOutcome::OverallBudget,
+        Refusal::Grant(why) => grant_line(why),
+    }
+}
+
+fn grant_line(why: GrantRefusal) -> KeyOutcome {
+    use GrantRefusal as G;
+    match why {
+        G::TooLong => KeyOutcome::GrantTooLong,
+        G::NotCompact => KeyOutcome::GrantNotCompact,
+        G::NotBase64url => KeyOutcome::GrantNotBase64url,
+        G::Header => KeyOutcome::GrantHeader,
+        G::Critical => KeyOutcome::GrantCritical,
+        G::Algorithm => KeyOutcome::GrantAlgorithm,
+        G::Type => KeyOutcome::GrantType,
+        G::Payload => KeyOutcome::GrantPayload,
+        G::Actions => KeyOutcome::GrantActions,
+        G::Chats => KeyOutcome::GrantChats,
+        G::Ceiling => KeyOutcome::GrantCeiling,
+        G::Lifetime => KeyOutcome::GrantLifetime,
+        G::SignatureForm => KeyOutcome::GrantSignatureForm,
+        G::OtherDeployment => KeyOutcome::GrantOtherDeployment,
+        G::OtherHome => KeyOutcome::GrantOtherHome,
+        G::DeviceUnknown => KeyOutcome::GrantDeviceUnknown,
+        G::DeviceExpired => KeyOutcome::GrantDeviceExpired,
+        G::DeviceRevoked => KeyOutcome::GrantDeviceRevoked,
+        G::Signature => KeyOutcome::GrantSignature,
+        G::NotYetValid => KeyOutcome::GrantNotYetValid,
+        G::Expired => KeyOutcome::GrantExpired,
+        G::IdReused => KeyOutcome::GrantIdReused,
+        G::ActionNotGranted => KeyOutcome::GrantActionNotGranted,
+        G::ChatNotGranted => KeyOutcome::GrantChatNotGranted,
+        G::EpochBeforeRange => KeyOutcome::GrantEpochBeforeRange,
+        G::EpochAfterRange => KeyOutcome::GrantEpochAfterRange,
+        G::ChatUnknown => KeyOutcome::GrantChatUnknown,
+        G::ChatForked => KeyOutcome::GrantChatForked,
+        G::NotMember => KeyOutcome::GrantNotMember,
+        G::EpochBeforeMembership => KeyOutcome::GrantEpochBeforeMembership,
+        G::CeilingSpent => KeyOutcome::GrantCeilingSpent,
     }
 }

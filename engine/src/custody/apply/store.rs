@@ -86,6 +86,7 @@ impl Run<'_> {
         let row = ShareRow {
             home: c.home.clone(),
             chat: item.chat,
+            epoch: item.epoch,
             policy: item.policy,
             commitment: item.commitment,
             version: c.version,
@@ -104,12 +105,13 @@ impl Run<'_> {
 }
 
 /// Whether `item` is what stands there. An equal commitment is an equal share;
-/// chat, policy, home and expiry must be equal too, or a repetition could be
+/// chat, epoch, policy, home and expiry must be equal too, or a repetition could be
 /// told "stored" while the share is bound to something else.
 fn same(row: &ShareRow, home: &HomeId, item: &StoreItem) -> bool {
     row.commitment == item.commitment
         && row.home == *home
         && row.chat == item.chat
+        && row.epoch == item.epoch
         && row.policy == item.policy
         && row.expires_ms == item.expires_ms
 }

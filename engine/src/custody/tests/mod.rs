@@ -3,6 +3,7 @@
 mod chains;
 mod custody_of_keys;
 mod departure;
+mod grants;
 mod model;
 mod path;
 mod shares;
@@ -11,16 +12,129 @@ mod state;
 use super::protocol::*;
 use super::*;
 use crate::audit::{self, Entry, Log, leaf_hash, tests::naive};
+use crate::authz::grant::{Action, ChatRange, Claims, GRANT_CHATS_MAX, Grant, GrantRefusal};
+use crate::authz::standing::{DeviceStanding, MemberStanding, Role};
+use crate::crypto::sign::SigningKey;
 use crate::policy::Policy;
-use crate::types::kv::{Machine, MemKv, Position};
+use crate::types::kv::{KvError, KvRead, Machine, MemKv, Position};
 use crate::types::*;
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 const HOUR: u64 = 60 * 60 * 1000;
 const T0: u64 = 1_700_000_000_000;
 const DEPLOYMENT: DeploymentId = DeploymentId([1; 16]);
+const EPOCH: EpochNo = 5;
+/// Table of what these tests say of devices and members.
+const SAID: u8 = 0x7e;
+
+fn machine(name: &str, identity: [u8; 32]) -> Custody {
+    Custody::new(custodian(name), identity)
+        .serving(DEPLOYMENT)
+        .with_standings(Arc::new(Said))
+}
+
+fn device_key() -> SigningKey {
+    SigningKey::from_seed(&Secret::from_slice(&[1; 32]).unwrap())
+}
+fn phone() -> DeviceId {
+    DeviceId([0xd1; 32])
+}
+fn person() -> AccountId {
+    AccountId([0xac; 32])
+}
+
+/// One account with one device, member of every chat, unless a row says otherwise.
+#[derive(Debug)]
+struct Said;
+
+fn said_device(device: &DeviceId) -> Vec<u8> {
+    [&[SAID, 0], device.0.as_slice()].concat()
+}
+fn said_member(chat: &ChatId) -> Vec<u8> {
+    [&[SAID, 1], chat.0.as_slice()].concat()
+}
+
+impl Standings for Said {
+    fn device(
+        &self,
+        kv: &dyn KvRead,
+        who: &AccountId,
+        which: &DeviceId,
+        _: WallMs,
+    ) -> Result<DeviceStanding, KvError> {
+        if (*who, *which) != (person(), phone()) {
+            return Ok(DeviceStanding::Unknown);
+        }
+        Ok(match kv.get(&said_device(which))?.as_deref() {
+            None => DeviceStanding::Live {
+                public: device_key().public(),
+            },
+            Some(b"expired") => DeviceStanding::Expired,
+            Some(_) => DeviceStanding::Revoked,
+        })
+    }
+
+    fn member(
+        &self,
+        kv: &dyn KvRead,
+        chat: &ChatId,
+        _: &AccountId,
+    ) -> Result<MemberStanding, KvError> {
+        let member = |from_epoch| MemberStanding::Member {
+            role: Role::Member,
+            from_epoch,
+        };
+        Ok(match kv.get(&said_member(chat))?.as_deref() {
+            None => member(0),
+            Some(b"unknown") => MemberStanding::UnknownChat,
+            Some(b"forked") => MemberStanding::Forked,
+            Some(b"later") => member(EPOCH + 1),
+            Some(_) => MemberStanding::NotMember,
+        })
+    }
+}
+
+/// What a device would sign at `time_ms` for these keys at home `h`: the same
+/// text within a quarter of an hour.
+fn claims(h: &HomeId, keys: &[KeyRef], time_ms: u64) -> Claims {
+    let not_before_s = time_ms / 900_000 * 900;
+    let chats: BTreeSet<_> = keys.iter().map(|k| k.chat).collect();
+    let range = |chat| ChatRange {
+        chat,
+        from: 0,
+        to: None,
+    };
+    let mut id = [0; 16];
+    id.copy_from_slice(
+        &blake3::hash(format!("{h}{not_before_s}{chats:?}").as_bytes()).as_bytes()[..16],
+    );
+    Claims {
+        account: person(),
+        deployment: DEPLOYMENT,
+        home: h.clone(),
+        actions: vec![Action::Write],
+        chats: chats.into_iter().take(GRANT_CHATS_MAX).map(range).collect(),
+        ceiling: 1000,
+        not_before_s,
+        expires_s: not_before_s + 900,
+        id: GrantId(id),
+    }
+}
+
+/// `command`, with a good grant where it is a release without one.
+fn granted(mut command: Command, time_ms: u64) -> Command {
+    if let Command::Release(c) = &mut command
+        && c.grant.is_empty()
+    {
+        let claims = claims(&c.home, &c.keys, time_ms);
+        let grant = Grant::sign(phone(), &device_key(), claims).unwrap();
+        c.grant = grant.compact().to_owned();
+    }
+    command
+}
 
 fn home(name: &str) -> HomeId {
     HomeId::new(name).unwrap()
@@ -71,7 +185,7 @@ impl Bench {
     fn empty() -> Self {
         Self {
             kv: MemKv::default(),
-            machine: Custody::new(custodian("ch"), [2; 32]).serving(DEPLOYMENT),
+            machine: machine("ch", [2; 32]),
             clock: T0,
             rng: ChaCha20Rng::seed_from_u64(1),
             index: 0,
@@ -94,8 +208,10 @@ impl Bench {
 
     fn propose(&mut self, commands: Vec<Command>) -> Vec<Committed<Applied>> {
         let count = commands.len();
-        let bytes = Proposal::new(self.clock, commands, &mut self.rng).encode();
         let before = Log::load(&self.kv).unwrap();
+        let time_ms = before.time_for(self.clock);
+        let commands = commands.into_iter().map(|c| granted(c, time_ms)).collect();
+        let bytes = Proposal::new(self.clock, commands, &mut self.rng).encode();
         self.index += 1;
         let at = Position {
             term: 1,
@@ -190,6 +306,7 @@ fn drop_version(kind: KeyKind, version: u32) -> Command {
 fn item(c: u8, k: u8, share: u8) -> StoreItem {
     StoreItem {
         chat: chat(c),
+        epoch: EPOCH,
         key_id: key(k),
         policy: policy().id(),
         commitment: [share; 32],
@@ -209,7 +326,8 @@ fn release_as(h: &str, request: u8, lease: u8, keys: Vec<KeyRef>) -> Command {
         request: RequestId([request; 16]),
         home: home(h),
         node: 4,
-        authority: [7; 32],
+        grant: String::new(),
+        signature_holds: true,
         lease_key: [lease; 32],
         reason: Reason::Read,
         keys,

@@ -1,11 +1,10 @@
 //! The way of a share through a custodian: opened, wrapped, released, sealed.
 
 use super::*;
-use crate::authz::{Authorised, Claimed, HomePeer, authorise_release, home_authority};
+use crate::authz::{Authorised, Claimed, HomePeer, authorise_peer};
 use crate::crypto::seal::{
     Receiver, RecipientKey, ReleaseBinding, Sender, ShareBinding, deal_info, release_info,
 };
-use crate::crypto::sign::SigningKey;
 use crate::sharing::commitment;
 
 struct Keys(WrappingKey);
@@ -13,6 +12,16 @@ impl WrappingKeys for Keys {
     fn wrapping_key(&self, version: u32) -> Option<&WrappingKey> {
         (version == 1).then_some(&self.0)
     }
+}
+
+fn live(_: &AccountId, _: &DeviceId) -> Result<DeviceStanding, RequestError> {
+    Ok(DeviceStanding::Live {
+        public: device_key().public(),
+    })
+}
+
+fn log_key_of_another() -> [u8; 32] {
+    SigningKey::from_seed(&Secret::from_slice(&[9; 32]).unwrap()).public()
 }
 
 fn authorised(place: &Place, node: NodeId) -> Authorised {
@@ -26,7 +35,7 @@ fn authorised(place: &Place, node: NodeId) -> Authorised {
         home: home("ae"),
         node: Some(node),
     };
-    authorise_release(
+    authorise_peer(
         &place.deployment,
         &BTreeSet::from([home("ae")]),
         &peer,
@@ -41,7 +50,7 @@ fn a_share_goes_through_a_custodian_and_comes_back() {
     let mut b = Bench::ready();
     let mut rng = ChaCha20Rng::seed_from_u64(7);
     let place = Place {
-        deployment: DeploymentId([1; 16]),
+        deployment: DEPLOYMENT,
         custodian: custodian("ch"),
     };
     let keys = Keys(WrappingKey::generate(&mut rng));
@@ -67,6 +76,7 @@ fn a_share_goes_through_a_custodian_and_comes_back() {
         };
         SealedItem {
             chat: chat(1),
+            epoch: EPOCH,
             key_id: key(k),
             policy,
             commitment: commitment(&key(k), &place.custodian, &shares[n]),
@@ -113,20 +123,43 @@ fn a_share_goes_through_a_custodian_and_comes_back() {
 
     // Asking for it.
     let lease_key = RecipientKey::generate(&mut rng);
+    let keys_asked = vec![key_ref(1, 1), key_ref(1, 2), key_ref(1, 3)];
+    let grant = claims(&home("ae"), &keys_asked, T0);
+    let grant = Grant::sign(phone(), &device_key(), grant).unwrap();
     let ask = ReleaseRequest {
+        grant: grant.compact().to_owned(),
         request: RequestId([5; 16]),
         home: home("ae"),
         node: 4,
         deployment: place.deployment,
         lease_key: lease_key.public(),
         reason: Reason::Read,
-        keys: vec![key_ref(1, 1), key_ref(1, 2), key_ref(1, 3)],
+        keys: keys_asked,
     };
     assert_eq!(
-        prepare_release(&place, &authorised(&place, 5), &ask),
+        prepare_release(&place, &authorised(&place, 5), &ask, live),
         Err(RequestError::NotTheAuthorised)
     );
-    let command = prepare_release(&place, &who, &ask).unwrap();
+    let signed = |ask: &ReleaseRequest, key: [u8; 32]| {
+        let by = |_: &AccountId, _: &DeviceId| {
+            Ok::<_, RequestError>(DeviceStanding::Live { public: key })
+        };
+        match prepare_release(&place, &who, ask, by).unwrap() {
+            Command::Release(c) => c.signature_holds,
+            other => panic!("not a release: {other:?}"),
+        }
+    };
+    assert!(signed(&ask, device_key().public()));
+    assert!(!signed(&ask, log_key_of_another()));
+    let mut malformed = ask.clone();
+    malformed.grant.push('.');
+    assert!(!signed(&malformed, device_key().public()));
+    malformed.grant = "a".repeat(9000);
+    assert_eq!(
+        prepare_release(&place, &who, &malformed, live),
+        Err(RequestError::GrantLength(9000))
+    );
+    let command = prepare_release(&place, &who, &ask, live).unwrap();
     // Damage one wrapped share at rest.
     let Held::Share(mut row) = share(&b.kv, &key(3)).unwrap() else {
         panic!("stored above")
@@ -167,7 +200,7 @@ fn a_share_goes_through_a_custodian_and_comes_back() {
         policy,
     };
     let context = ReleaseBinding {
-        authority: home_authority(&place.deployment, &home("ae"), 4),
+        authority: grant.hash().0,
         node: 4,
         lease_key: ask.lease_key.hash(),
     };

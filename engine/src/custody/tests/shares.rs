@@ -53,6 +53,10 @@ fn stores_are_write_once() {
         expires_ms: Some(T0 + 9),
         ..item(1, 1, 1)
     };
+    let other_epoch = StoreItem {
+        epoch: EPOCH + 1,
+        ..item(1, 1, 1)
+    };
     let rewrapped = StoreItem {
         wrapped: Wrapped(vec![0xee; 72]),
         ..item(1, 1, 1)
@@ -60,9 +64,15 @@ fn stores_are_write_once() {
     assert_eq!(
         b.effect(store(
             1,
-            vec![item(1, 1, 9), other_chat, other_expiry, rewrapped]
+            vec![
+                item(1, 1, 9),
+                other_chat,
+                other_expiry,
+                other_epoch,
+                rewrapped
+            ]
         )),
-        Effect::Stored(vec![Conflict, Conflict, Conflict, AlreadyStored])
+        Effect::Stored(vec![Conflict, Conflict, Conflict, Conflict, AlreadyStored])
     );
     assert_eq!(b.kv.0[&rows::share_key(&key(1))], row, "never overwritten");
     let mut foreign = StoreShares {

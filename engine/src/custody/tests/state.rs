@@ -145,8 +145,8 @@ fn policies_are_approved_only_where_this_custodian_stands_in_them() {
     assert_eq!(b.effect(approve(good.clone())), Effect::Done);
     assert_eq!(b.effect(approve(good.clone())), Effect::Unchanged);
     assert_eq!(approved_policies(&b.kv).unwrap(), [policy().id()]);
-    let stranger = Custody::new(custodian("sg"), [2; 32]);
-    let impostor = Custody::new(custodian("ch"), [3; 32]);
+    let stranger = machine("sg", [2; 32]);
+    let impostor = machine("ch", [3; 32]);
     for machine in [stranger, impostor] {
         let mut b = Bench {
             machine,
@@ -231,7 +231,8 @@ fn the_largest_entries_fit() {
             request: RequestId([0xff; 16]),
             home: long.clone(),
             node: u64::MAX,
-            authority: [0xff; 32],
+            grant: String::new(),
+            signature_holds: true,
             lease_key: [0xff; 32],
             reason: Reason::Write,
             keys: wide(0).collect(),
