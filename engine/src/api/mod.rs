@@ -41,6 +41,67 @@ pub struct CreateChat {
     pub profile: Content,
 }
 
+/// `POST /v1/chats/{chat}/statements` and `POST /v1/accounts/{account}/statements`
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PostStatement {
+    /// The next statement of the chain.
+    pub statement: registry::Statement,
+}
+
+/// What the custodians say to a statement. The client counts: it took effect where
+/// the acknowledgements that verify are from a blocking set.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct StatementAcks {
+    /// Custodians that took it.
+    pub acks: Vec<StatementAck>,
+    /// Custodians that refused it, each with code and reason.
+    pub refused: Vec<(String, String, String)>,
+    /// Custodians that did not answer in time; they catch up from the others.
+    pub unreachable: Vec<String>,
+}
+
+/// One custodian's signed word that its chain ends with the statement.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StatementAck {
+    /// Who.
+    pub custodian: String,
+    /// Number of the chain's last statement.
+    pub number: u64,
+    /// Its hash, hex.
+    pub hash: String,
+    /// Entry of the custodian's log at which it stood so.
+    pub entry: u64,
+    /// Unix milliseconds of that entry.
+    pub time_ms: u64,
+    /// Ed25519 by the custodian's log key, hex.
+    pub signature: String,
+}
+
+/// `GET /v1/chats/{chat}/members?after=ACCOUNT&limit=N`
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Members {
+    /// Number of the chat's last statement at this home.
+    pub number: u64,
+    /// Its hash, hex: the next statement's `previous`.
+    pub hash: String,
+    /// In order of account.
+    pub members: Vec<Member>,
+    /// Pass as `after` for the next page; absent at the end.
+    pub next: Option<String>,
+}
+
+/// One member of a chat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Member {
+    /// Account, 64 hex characters.
+    pub account: String,
+    /// `creator`, `admin` or `member`.
+    pub role: String,
+    /// First key epoch the account may read.
+    pub from_epoch: u32,
+}
+
 /// A chat's visible metadata, and its profile when it was asked for and could be opened.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Chat {

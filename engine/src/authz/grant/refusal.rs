@@ -39,7 +39,7 @@ refusals! {
     Type, "type", "the grant's typ is not quorate-grant+jwt";
     Payload, "payload", "the grant's payload has not exactly the documented claims in the form documented";
     Actions, "actions", "the grant's act must name read, write or both, each once";
-    Chats, "chats", "the grant must name 1 to 64 chats, each once, with from no greater than to";
+    Chats, "chats", "the grant must name at most 64 chats, each once, with from no greater than to";
     Ceiling, "ceiling", "the grant's ceiling is 0; it must allow a key at least";
     Lifetime, "lifetime", "the grant's exp must be 1 to 900 seconds after its nbf";
     SignatureForm, "signature_form", "the grant's signature is not 64 bytes";
