@@ -9,7 +9,7 @@ use super::directory::Who;
 use quorate_engine::authz::grant::{
     Action, Grant, GrantHash, GrantRefusal, Shown, decide_grant, decide_key,
 };
-use quorate_engine::authz::standing::{DeviceStanding, MemberStanding};
+use quorate_engine::authz::standing::{DeviceStanding, MemberStanding, Role};
 use quorate_engine::types::{AccountId, ChatId, EpochNo, PublicKey};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -133,9 +133,11 @@ pub(super) async fn admit(
         grant.verify(&standing.public).map_err(denied)?;
         core.verified.put(grant.clone(), standing.public);
     }
+    // Which role it is says nothing of keys.
+    let role = Role::Member;
     let member = chat
-        .zip(standing.member)
-        .map(|(chat, (role, from_epoch))| (chat, MemberStanding::Member { role, from_epoch }));
+        .zip(standing.from_epoch)
+        .map(|(chat, from_epoch)| (chat, MemberStanding::Member { role, from_epoch }));
     Ok(Admitted {
         grant,
         public: PublicKey(standing.public),

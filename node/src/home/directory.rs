@@ -12,7 +12,7 @@ use super::core::{Core, Fail};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use quorate_engine::authz::grant::GrantRefusal;
-use quorate_engine::authz::standing::{DeviceStanding, MemberStanding, Role};
+use quorate_engine::authz::standing::{DeviceStanding, MemberStanding};
 use quorate_engine::custody::protocol::{
     CHATS_PER_LOOKUP_MAX, ChainId, CustodianReply, CustodianRequest, LookupReply, LookupRequest,
 };
@@ -47,8 +47,8 @@ pub struct Who {
 pub struct Standing {
     /// The device's public key.
     pub public: [u8; 32],
-    /// What the account is in the chat asked for, and the first epoch it may read.
-    pub member: Option<(Role, EpochNo)>,
+    /// In the chat asked for: the first epoch that the account may read as a member.
+    pub from_epoch: Option<EpochNo>,
 }
 
 /// What is remembered, on the monotonic clock.
@@ -111,7 +111,7 @@ impl Directory {
         }
         let chats: Vec<ChatId> = who.chat.into_iter().collect();
         let said = ask(core, who.account, who.device, &chats, |said| {
-            believed(&core.config.policy, said, 0).is_some()
+            decided(&core.config.policy, said, 0)
         });
         match judge(core, &said.await, 0) {
             Ok(standing) => {
@@ -147,22 +147,28 @@ impl Directory {
         chats: &[ChatId],
     ) {
         for chats in chats.chunks(CHATS_PER_LOOKUP_MAX) {
+            // Taken before asking: what is forgotten meanwhile stays forgotten.
+            let slots: Vec<Slot> = chats
+                .iter()
+                .map(|chat| {
+                    let chat = Some(*chat);
+                    self.slot(Who {
+                        account,
+                        device,
+                        chat,
+                    })
+                })
+                .collect();
             let now = core.clock.mono();
             let said = ask(core, account, device, chats, |said| {
-                (0..chats.len()).all(|n| believed(&core.config.policy, said, n).is_some())
+                (0..chats.len()).all(|n| decided(&core.config.policy, said, n))
             });
             let said = said.await;
-            for (n, chat) in chats.iter().enumerate() {
-                let Ok(standing) = judge(core, &said, n) else {
-                    continue;
-                };
-                let slot = self.slot(Who {
-                    account,
-                    device,
-                    chat: Some(*chat),
-                });
+            for (n, slot) in slots.iter().enumerate() {
                 // Whoever holds it asks just now.
-                if let Ok(mut held) = slot.try_lock() {
+                if let Ok(standing) = judge(core, &said, n)
+                    && let Ok(mut held) = slot.try_lock()
+                {
                     *held = Some(Held {
                         standing,
                         told: now,
@@ -217,6 +223,11 @@ async fn ask(
     said
 }
 
+/// Whether those who were not heard could still change what is found.
+fn decided(policy: &Policy, said: &Told, nth: usize) -> bool {
+    believed(policy, said, nth).is_some() || against(policy, said, nth).is_some()
+}
+
 /// What was said of the `nth` chat asked about, or of the device where none was.
 fn judge(core: &Core, said: &Told, nth: usize) -> Result<Standing, HomeError> {
     let policy = &core.config.policy;
@@ -246,12 +257,12 @@ fn believed(policy: &Policy, said: &Told, nth: usize) -> Option<Standing> {
 
 fn standing_of(reply: &LookupReply, nth: usize) -> Option<Standing> {
     let public = *reply.device.live()?;
-    let member = match reply.chats.get(nth) {
+    let from_epoch = match reply.chats.get(nth) {
         None => None,
-        Some(MemberStanding::Member { role, from_epoch }) => Some((*role, *from_epoch)),
+        Some(MemberStanding::Member { from_epoch, .. }) => Some(*from_epoch),
         Some(_) => return None,
     };
-    Some(Standing { public, member })
+    Some(Standing { public, from_epoch })
 }
 
 /// What most of those say who stand in the way, if they do.
@@ -299,6 +310,7 @@ fn denial(reply: &LookupReply, nth: usize) -> Option<GrantRefusal> {
 mod tests {
     use super::super::tests::world::policy;
     use super::*;
+    use quorate_engine::authz::standing::Role;
 
     fn custodian(name: &str) -> CustodianId {
         CustodianId::new(name).unwrap()

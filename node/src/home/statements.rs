@@ -15,14 +15,19 @@ use quorate_engine::custody::protocol::{
 };
 use quorate_engine::home::command::{Reply, UndoStatement};
 use quorate_engine::home::{Command, read};
+use quorate_engine::policy::Policy;
 use quorate_engine::types::{ChatId, CustodianId, StatementHash};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
 
 /// What a custodian says that lacks earlier statements.
 const BEHIND: &str = "behind";
 /// Chats whose statements are kept in order here at most, beside those in use.
 const CHAINS_MAX: usize = 4_096;
+/// Wait for those that are late when enough others took a statement, in milliseconds.
+const LATE_MS: u64 = 400;
 /// Wait for a custodian to take a statement, in milliseconds.
 const STATEMENT_MS_MAX: u64 = 5_000;
 
@@ -116,7 +121,7 @@ pub(super) struct Said {
     pub acks: BTreeMap<CustodianId, SignedHead>,
     /// Refused it.
     pub refused: BTreeMap<CustodianId, StatementRefused>,
-    /// Did not answer, or with something that does not verify.
+    /// Did not answer in time, or with something that does not verify.
     pub silent: BTreeSet<CustodianId>,
 }
 
@@ -124,6 +129,13 @@ impl Said {
     /// Who took it.
     pub(super) fn took(&self) -> BTreeSet<CustodianId> {
         self.acks.keys().cloned().collect()
+    }
+
+    /// No set that suffices is without someone who took it, and those who did suffice.
+    fn stands(&self, policy: &Policy) -> bool {
+        let mut others = policy.custodians();
+        others.retain(|c| !self.acks.contains_key(c));
+        policy.satisfied_by(&self.took()) && !policy.satisfied_by(&others)
     }
 
     /// Every custodian refused it for good: it stands nowhere. One that lacks earlier
@@ -155,24 +167,40 @@ impl Said {
     }
 }
 
-/// Tells every custodian of the policy and waits for all of them, a slow one at most
-/// [`STATEMENT_MS_MAX`]. What this home remembers of the chain is forgotten before and after.
+/// Tells every custodian of the policy. Waits for all of them, a slow one at most
+/// [`STATEMENT_MS_MAX`], and [`LATE_MS`] once the others are enough: it learns of the statement
+/// from them. What this home remembers of the chain is forgotten before and after.
 pub(super) async fn tell(core: &Core, chain: ChainId, statement: &Envelope) -> Said {
     core.directory.forget(&chain);
-    let leaves = core.config.policy.custodians();
-    let mut asked: FuturesUnordered<_> = leaves
+    let policy = &core.config.policy;
+    let mut said = Said {
+        silent: policy.custodians(),
+        ..Said::default()
+    };
+    let mut asked: FuturesUnordered<_> = policy
+        .custodians()
         .into_iter()
         .map(|custodian| async move {
             let reply = tell_one(core, &custodian, &chain, statement).await;
             (custodian, reply)
         })
         .collect();
-    let mut said = Said::default();
-    while let Some((custodian, reply)) = asked.next().await {
-        match reply {
-            Some(Ok(head)) => drop(said.acks.insert(custodian, head)),
-            Some(Err(why)) => drop(said.refused.insert(custodian, why)),
-            None => drop(said.silent.insert(custodian)),
+    let mut late: Option<Instant> = None;
+    loop {
+        let next = match late {
+            None => asked.next().await,
+            Some(until) => timeout_at(until, asked.next()).await.unwrap_or(None),
+        };
+        let Some((custodian, word)) = next else { break };
+        if let Some(word) = word {
+            said.silent.remove(&custodian);
+            match word {
+                Ok(head) => drop(said.acks.insert(custodian, head)),
+                Err(why) => drop(said.refused.insert(custodian, why)),
+            }
+        }
+        if late.is_none() && said.stands(policy) {
+            late = Some(Instant::now() + Duration::from_millis(LATE_MS));
         }
     }
     core.directory.forget(&chain);
