@@ -358,7 +358,13 @@ fn a_stolen_device_runs_dry_and_is_told_when_to_come_back() {
 #[test]
 fn the_log_names_people_by_commitments_that_openings_open() {
     let mut b = stored();
-    b.effect(release(9, vec![key_ref(1, 1), key_ref(2, 3)]));
+    let Command::Release(c) = release(9, vec![key_ref(1, 1), key_ref(2, 3)]) else {
+        panic!("a release")
+    };
+    b.effect(Command::Release(Release {
+        lease_key: [0x1e; 32],
+        ..c
+    }));
     let entry = b.last_entry();
     let json = audit::entry_bytes(&b.kv, entry.index).unwrap().unwrap();
     let json = String::from_utf8(json).unwrap();
