@@ -4,11 +4,11 @@ use super::Mutant;
 use super::facts::Fact;
 use super::leader::{Leader, Ticket};
 use super::people::PERSONS;
-use super::world::{DEPLOYMENT, Event, World, home};
+use super::world::{DEPLOYMENT, Event, World};
 use quorate_engine::crypto::message::{self, RecordBinding, RecordKind};
 use quorate_engine::crypto::subkeys::Subkeys;
 use quorate_engine::custody::protocol::KeyRef;
-use quorate_engine::home::command::{EditMessage, Genesis, NewRecord, Reply, WriteMessages};
+use quorate_engine::home::command::{EditMessage, NewRecord, Reply, WriteMessages};
 use quorate_engine::home::{Command, read};
 use quorate_engine::types::{ChatId, MessageId, Revision};
 use rand::Rng;
@@ -112,16 +112,6 @@ impl World {
             op.grant = grant;
         }
         self.send(Event::Submit { op });
-    }
-
-    /// What creates chat `n` at the home.
-    fn creates(&self, n: u64) -> Command {
-        Command::CreateChat(Genesis {
-            deployment: DEPLOYMENT,
-            home: home(),
-            device: device(),
-            nonce: format!("id:{}", self.chat_id(n)),
-        })
     }
 
     /// A leader works on what waits for this chat.

@@ -5,7 +5,7 @@
 use super::Mutant;
 use super::custodian::{Custodian, Ticket};
 use super::facts::Fact;
-use super::world::{DEPLOYMENT, Event, T0_MS, World, home};
+use super::world::{self, DEPLOYMENT, Event, T0_MS, World};
 use quorate_engine::authz::chain::{ChainId, Source};
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::grant::{Action, ChatRange, Claims, Grant};
@@ -20,6 +20,7 @@ use quorate_engine::authz::standing::Role;
 use quorate_engine::crypto::labels::{SIGN_ACCOUNT, SIGN_MEMBERSHIP};
 use quorate_engine::crypto::sign::SigningKey;
 use quorate_engine::custody::{Chained, Command, chain_head, statements};
+use quorate_engine::home;
 use quorate_engine::types::{
     AccountId, AuthorityId, ChatId, CustodianId, DeviceId, EpochNo, GrantId, Nonce, PublicKey,
     StatementHash, WallMs,
@@ -70,7 +71,7 @@ pub struct Chat {
     /// Its id.
     pub id: ChatId,
     /// What founds it.
-    pub genesis: Envelope,
+    genesis: Envelope,
     /// Who created it; is never removed.
     pub creator: usize,
     /// Who is in it, from which epoch on.
@@ -179,6 +180,18 @@ impl World {
     /// The id of chat `n`.
     pub fn chat_id(&self, n: u64) -> ChatId {
         self.people.chats[n as usize - 1].id
+    }
+
+    /// What creates chat `n` at the home.
+    pub fn creates(&self, n: u64) -> home::Command {
+        let chat = &self.people.chats[n as usize - 1];
+        let creator = &self.people.persons[chat.creator];
+        home::Command::CreateChat(home::command::ChatStatement {
+            deployment: DEPLOYMENT,
+            statement: chat.genesis.clone(),
+            account: creator.account,
+            device: creator.devices[0].public(),
+        })
     }
 
     /// The next chat is founded; returns its number.
@@ -463,7 +476,7 @@ impl World {
         Claims {
             account: self.people.persons[who].account,
             deployment: DEPLOYMENT,
-            home: home(),
+            home: world::home(),
             actions: vec![Action::Write],
             chats: vec![range],
             ceiling: 512,

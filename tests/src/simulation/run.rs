@@ -294,6 +294,15 @@ fn roll_back(w: &mut World, number: usize) {
     w.recorder.fact(Fact::Cut { custodian, entries });
 }
 
+/// A leader whose clock is right: one that is slow takes a chat's genesis for one of the future.
+fn elect_well(w: &mut World, shard: usize, node: usize) {
+    w.elect(shard, node);
+    let leader = w.leading[shard];
+    if let Some(l) = w.leaders.get_mut(&leader) {
+        l.skew_ms = 0;
+    }
+}
+
 /// Faults end. Nothing that was lost is given back.
 fn heal(w: &mut World) {
     w.lossy = false;
@@ -315,7 +324,7 @@ fn heal(w: &mut World) {
     w.leaders.clear();
     for shard in 0..w.shards.len() {
         let node = w.pick(3);
-        w.elect(shard, node);
+        elect_well(w, shard, node);
     }
     w.recorder.did("healed");
 }
@@ -341,7 +350,7 @@ fn rest(w: &mut World) {
     // Cold: nobody has a lease.
     for shard in 0..w.shards.len() {
         let old = w.leading[shard];
-        w.elect(shard, 0);
+        elect_well(w, shard, 0);
         w.leaders.remove(&old);
     }
     for chat in chats {

@@ -12,6 +12,7 @@ mod failpoints;
 mod faults;
 mod freeze;
 mod full_disk;
+mod hostile_home;
 mod keys;
 mod load;
 mod operations;

@@ -4,6 +4,8 @@ use super::mutate::{Dice, Kind};
 use super::run::Target;
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::grant::GrantRefusal;
+use quorate_engine::authz::identity::device_id;
+use quorate_engine::authz::membership::{self, ChatChange, ChatGenesis, ChatPayload};
 use quorate_engine::authz::standing::{DeviceStanding, MemberStanding, Role};
 use quorate_engine::crypto::labels::SIGN_MEMBERSHIP;
 use quorate_engine::crypto::message::RecordKind;
@@ -247,6 +249,37 @@ fn record(dice: &mut Dice, n: u8) -> NewRecord {
     }
 }
 
+/// A chat, and the statement that opens it to everyone.
+fn chat_statements() -> [ChatStatement; 2] {
+    let (deployment, account) = (DeploymentId([1; 16]), AccountId([6; 32]));
+    let key = SigningKey::from_seed(&Secret::take(&mut [8; 32]));
+    let device = PublicKey(key.public());
+    let signed = |payload| ChatStatement {
+        deployment,
+        statement: Envelope::sign(SIGN_MEMBERSHIP, &deployment, &payload, &[&key]),
+        account,
+        device,
+    };
+    let genesis = signed(ChatPayload::Genesis(ChatGenesis {
+        deployment,
+        creator: account,
+        device: device_id(&device),
+        public: false,
+        created_ms: 1_800_000_000_000,
+        nonce: Nonce([1; 16]),
+    }));
+    let opened = signed(ChatPayload::Statement(membership::ChatStatement {
+        chat: genesis.chat(),
+        number: 1,
+        previous: StatementHash(genesis.statement.hash()),
+        at_ms: 1_800_000_000_000,
+        account,
+        device: device_id(&device),
+        change: ChatChange::SetPublic { public: true },
+    }));
+    [genesis, opened]
+}
+
 /// Commands that build on one another: each applies to the state the former ones made.
 fn script() -> Vec<Command> {
     let mut dice = Dice::new(0, "corpus", 2);
@@ -259,15 +292,15 @@ fn script() -> Vec<Command> {
         .enumerate()
         .map(|(i, c)| (name(c), [i as u8; 32]));
     let policy = Policy::new(structure, identities.collect()).expect("a valid policy");
-    let genesis = Genesis {
-        deployment: DeploymentId([1; 16]),
-        home: home(),
-        device: "phone".into(),
-        nonce: "n1".into(),
-    };
+    let [genesis, opened] = chat_statements();
     let key = KeyRef {
         chat: genesis.chat(),
         key_id: KeyId([2; 16]),
+    };
+    let undo = UndoStatement {
+        chat: key.chat,
+        number: 1,
+        hash: StatementHash(opened.statement.hash()),
     };
     let leaf = |dice: &mut Dice, c: &str| DealtLeaf {
         custodian: name(c),
@@ -292,6 +325,8 @@ fn script() -> Vec<Command> {
             },
         }),
         Command::CreateChat(genesis),
+        Command::ChatStatement(opened),
+        Command::UndoStatement(undo),
         Command::SealSessions(vec![
             session(&mut dice, "br"),
             session(&mut dice, "ch"),
