@@ -39,6 +39,8 @@ pub struct CreateChat {
     /// The chat's profile: title and whatever else. Sealed like a message, as message 0.
     #[schema(value_type = Object)]
     pub profile: Content,
+    /// The chat's genesis, signed by the creating device. Its hash is the chat's id.
+    pub genesis: registry::Statement,
 }
 
 /// `POST /v1/chats/{chat}/statements` and `POST /v1/accounts/{account}/statements`

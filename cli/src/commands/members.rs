@@ -1,0 +1,482 @@
+//! Members of a chat: `quorate chat members|add|remove|role|leave|invite|join`.
+//!
+//! Each change is signed here by the device, passed on by the home to every
+//! custodian, and done once a blocking set of them has signed that it knows it.
+
+use super::{Context, check_chat};
+use crate::client::{Client, ClientError};
+use crate::deployment::Deployment;
+use crate::exit::{CommandResult, Exit, Failure};
+use crate::output::remark;
+use crate::people::place::{self, wallets};
+use crate::people::{Judged, Wallet, now_ms};
+use quorate_engine::api::{Member, Members};
+use quorate_engine::authz::chain::ChainId;
+use quorate_engine::authz::membership::{ChatChange, INVITE_LIFE_MS_MAX, Invite};
+use quorate_engine::authz::standing::Role;
+use quorate_engine::crypto::sign::SigningKey;
+use quorate_engine::types::{AccountId, ChatId, EpochNo, PublicKey, Secret, StatementHash};
+use serde_json::{Value, json};
+use std::io::Read;
+use zeroize::{Zeroize, Zeroizing};
+
+/// Members asked for in one page.
+const MEMBERS_PER_PAGE: usize = 200;
+/// How often a change is signed anew because somebody else's came first.
+const RACES_MAX: usize = 3;
+/// What an invite's link begins with.
+const LINK: &str = "quorate-join";
+
+/// What to do with a chat's members.
+#[derive(Debug, clap::Subcommand)]
+pub enum What {
+    /// List a chat's members
+    Members {
+        /// The chat
+        chat: String,
+    },
+    /// Add somebody to a chat; takes the creator or an admin
+    Add {
+        /// The chat
+        chat: String,
+        /// An account, or a name in an embedded deployment
+        account: String,
+        /// Make them an admin
+        #[arg(long)]
+        admin: bool,
+        /// The first key epoch they may read; 0 is the beginning
+        #[arg(long, value_name = "EPOCH", default_value_t = 0)]
+        from_epoch: EpochNo,
+    },
+    /// Remove somebody from a chat: no custodian releases a key to them after it is done
+    Remove {
+        /// The chat
+        chat: String,
+        /// An account, or a name in an embedded deployment
+        account: String,
+    },
+    /// Make a member an admin, or an admin a member
+    Role {
+        /// The chat
+        chat: String,
+        /// An account, or a name in an embedded deployment
+        account: String,
+        /// Which
+        #[arg(value_enum)]
+        role: RoleArg,
+    },
+    /// Leave a chat
+    Leave {
+        /// The chat
+        chat: String,
+    },
+    /// Make a link with which others may join; whoever has it may
+    Invite {
+        /// The chat
+        chat: String,
+        /// How many may join with it
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        uses: u32,
+        /// Days it counts, at most 90
+        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=90))]
+        days: u64,
+        /// The first key epoch they may read; 0 is the beginning
+        #[arg(long, value_name = "EPOCH", default_value_t = 0)]
+        from_epoch: EpochNo,
+        /// End this invite instead: the key that it was shown with
+        #[arg(long, value_name = "KEY", conflicts_with_all = ["uses", "days", "from_epoch"])]
+        revoke: Option<PublicKey>,
+    },
+    /// Join a chat by an invite's link (- for standard input), or a public chat by its id
+    Join {
+        /// The link, or the chat
+        link: String,
+    },
+}
+
+/// A role that can be given.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum RoleArg {
+    /// Reads and writes
+    Member,
+    /// Also adds, removes and invites
+    Admin,
+}
+
+impl From<RoleArg> for Role {
+    fn from(role: RoleArg) -> Self {
+        match role {
+            RoleArg::Member => Self::Member,
+            RoleArg::Admin => Self::Admin,
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// [`Failure`]; a change is *done* only when a blocking set of custodians signed that it is.
+pub async fn run(what: What, context: &Context) -> CommandResult {
+    let deployment = context.deployment()?;
+    let account = |text: &str| account(text, &deployment);
+    match what {
+        What::Members { chat } => {
+            let chat = chat_id(&chat)?;
+            let all = everyone(&context.client()?, &chat).await?;
+            context.output.show(&all, || table(&all))?;
+            Ok(Exit::Ok)
+        }
+        What::Add {
+            chat,
+            account: who,
+            admin,
+            from_epoch,
+        } => {
+            let change = ChatChange::Add {
+                account: account(&who)?,
+                role: if admin { Role::Admin } else { Role::Member },
+                from_epoch,
+            };
+            let text = format!("{who} is in the chat");
+            change_it(&chat, change, true, &text, json!({}), &deployment, context).await
+        }
+        What::Remove { chat, account: who } => {
+            let change = ChatChange::Remove {
+                account: account(&who)?,
+            };
+            let text = format!("{who} is out of the chat");
+            change_it(&chat, change, false, &text, json!({}), &deployment, context).await
+        }
+        What::Role {
+            chat,
+            account: who,
+            role,
+        } => {
+            let change = ChatChange::SetRole {
+                account: account(&who)?,
+                role: role.into(),
+            };
+            let text = format!("{who} has that role");
+            change_it(&chat, change, false, &text, json!({}), &deployment, context).await
+        }
+        What::Leave { chat } => {
+            let change = ChatChange::Leave;
+            change_it(
+                &chat,
+                change,
+                false,
+                "left the chat",
+                json!({}),
+                &deployment,
+                context,
+            )
+            .await
+        }
+        What::Invite {
+            chat,
+            revoke: Some(key),
+            ..
+        } => {
+            let change = ChatChange::RevokeInvite { key };
+            let text = "the invite counts no longer";
+            change_it(&chat, change, false, text, json!({}), &deployment, context).await
+        }
+        What::Invite {
+            chat,
+            uses,
+            days,
+            from_epoch,
+            revoke: None,
+        } => invite(&chat, uses, days, from_epoch, &deployment, context).await,
+        What::Join { link } => join(&link, &deployment, context).await,
+    }
+}
+
+fn chat_id(text: &str) -> Result<ChatId, Failure> {
+    check_chat(text)?;
+    text.parse()
+        .map_err(|e| Failure::usage(format!("{e}"), "give a chat's id"))
+}
+
+/// An account's id, or whose it is in an embedded deployment.
+fn account(text: &str, deployment: &Deployment) -> Result<AccountId, Failure> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    let next = "give the 64 hex characters that `quorate login` showed them";
+    let Some(all) = wallets(deployment) else {
+        let text: String = text.chars().take(80).collect();
+        return Err(Failure::usage(format!("{text:?} is no account's id"), next));
+    };
+    place::check_name(text)?;
+    match Wallet::exists(&all.join(text)) {
+        true => Ok(Wallet::load(&all.join(text))?.account),
+        false => Err(Failure::usage(
+            format!("nobody called {text} is logged in to this deployment"),
+            next,
+        )),
+    }
+}
+
+async fn everyone(client: &Client, chat: &ChatId) -> Result<Members, Failure> {
+    let chat = chat.to_string();
+    let mut all = client.members(&chat, None, MEMBERS_PER_PAGE).await?;
+    while let Some(next) = all.next.take() {
+        let page = client.members(&chat, Some(&next), MEMBERS_PER_PAGE).await?;
+        all.members.extend(page.members);
+        all.next = page.next.filter(|n| *n > next);
+    }
+    Ok(all)
+}
+
+fn table(all: &Members) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::UTF8_NO_BORDERS);
+    table.set_header(["account", "role", "reads from epoch"]);
+    for Member {
+        account,
+        role,
+        from_epoch,
+    } in &all.members
+    {
+        table.add_row([account.clone(), role.clone(), from_epoch.to_string()]);
+    }
+    table.to_string()
+}
+
+/// Number and hash of the chat's newest statement, as the home says. A lie makes
+/// the next statement one that no custodian takes.
+async fn head(client: &Client, chat: &ChatId) -> Result<(u64, StatementHash), Failure> {
+    let page = client.members(&chat.to_string(), None, 1).await?;
+    let hash = page.hash.parse().map_err(|e| {
+        Failure::new(
+            Exit::Failed,
+            "bad_answer",
+            format!("the home's head of the chat: {e}"),
+            "check that client and home are of the same version",
+        )
+    })?;
+    Ok((page.number, hash))
+}
+
+/// A change that was posted.
+struct Posted {
+    head: (u64, StatementHash),
+    judged: Option<Judged>,
+    refused: Vec<(String, String, String)>,
+}
+
+/// Signs `change` on top of the chat's head and posts it; anew when somebody else's came first.
+async fn post(
+    client: &Client,
+    chat: ChatId,
+    change: &ChatChange,
+    with: (Option<&SigningKey>, Option<(u64, StatementHash)>),
+    deployment: &Deployment,
+    context: &Context,
+) -> Result<Posted, Failure> {
+    let known = deployment.known(context.global.trust.as_deref())?;
+    let person = client.person().cloned().ok_or(ClientError::NoWallet)?;
+    let (invite, given) = with;
+    let mut races = 0;
+    loop {
+        let at = match head(client, &chat).await {
+            Ok(at) => at,
+            // Who is no member yet cannot ask; the link says where the chat stood.
+            Err(e) => given.ok_or(e)?,
+        };
+        let statement = person.chat_statement(chat, at, change.clone(), invite);
+        let said = match client.chat_statement(&chat, &statement).await {
+            Err(ClientError::Problem(p)) if raced(&p.code) && races < RACES_MAX => {
+                races += 1;
+                continue;
+            }
+            other => other?,
+        };
+        let new = (at.0 + 1, StatementHash(statement.hash()));
+        let judged = known.map(|k| k.judge(ChainId::Chat(chat), new, &said));
+        return Ok(Posted {
+            head: new,
+            judged,
+            refused: said.refused,
+        });
+    }
+}
+
+fn raced(code: &str) -> bool {
+    matches!(code, "fork" | "behind")
+}
+
+async fn change_it(
+    chat: &str,
+    change: ChatChange,
+    lets_in: bool,
+    text: &str,
+    extra: Value,
+    deployment: &Deployment,
+    context: &Context,
+) -> CommandResult {
+    let chat = chat_id(chat)?;
+    let client = context.client()?;
+    let posted = post(&client, chat, &change, (None, None), deployment, context).await?;
+    told(&posted, change.name(), lets_in, text, extra, context)
+}
+
+fn told(
+    posted: &Posted,
+    what: &str,
+    lets_in: bool,
+    text: &str,
+    mut value: Value,
+    context: &Context,
+) -> CommandResult {
+    let Some(judged) = &posted.judged else {
+        let mut seen = format!(
+            "{what} was passed on, and the custodians' signatures could not be verified here"
+        );
+        for (custodian, code, reason) in &posted.refused {
+            seen.push_str(&format!("\n  {custodian} refused ({code}): {reason}"));
+        }
+        return Err(Failure::new(
+            Exit::Unavailable,
+            "unverified",
+            seen,
+            "run it again with --trust DIR, a directory with the custodians' descriptors and policy.toml",
+        ));
+    };
+    judged.must_be_done(what, lets_in)?;
+    value["change"] = json!(what);
+    value["number"] = json!(posted.head.0);
+    value["done"] = json!(true);
+    value["custodians"] = json!(judged.believed);
+    context.output.show(&value, || {
+        format!(
+            "done: {text}\nverified: {} have signed that they know it",
+            judged.believed.join(", ")
+        )
+    })?;
+    if !judged.unreachable.is_empty() {
+        remark(&format!(
+            "not reached: {}; they take it from the others",
+            judged.unreachable.join(", ")
+        ));
+    }
+    Ok(Exit::Ok)
+}
+
+async fn invite(
+    chat: &str,
+    uses: u32,
+    days: u64,
+    from_epoch: EpochNo,
+    deployment: &Deployment,
+    context: &Context,
+) -> CommandResult {
+    let chat = chat_id(chat)?;
+    let client = context.client()?;
+    let key = SigningKey::generate(&mut rand::rng());
+    let public = PublicKey(key.public());
+    let life_ms = (days * 24 * 60 * 60 * 1000).min(INVITE_LIFE_MS_MAX);
+    let change = ChatChange::Invite {
+        key: public,
+        invite: Invite {
+            from_epoch,
+            expires_ms: now_ms() + life_ms,
+            uses,
+        },
+    };
+    let posted = post(&client, chat, &change, (None, None), deployment, context).await?;
+    let (number, hash) = posted.head;
+    // The link is the secret itself: it is shown once, on purpose, and kept nowhere.
+    let seed = Zeroizing::new(hex::encode(key.seed().expose()));
+    let link = format!("{LINK}:{chat}:{}:{from_epoch}:{number}:{hash}", *seed);
+    let text = format!("whoever has this link may join:\n{link}\nend it with --revoke {public}");
+    let value = json!({"link": link, "key": public});
+    told(&posted, change.name(), true, &text, value, context)
+}
+
+/// What a link says.
+struct Link {
+    chat: ChatId,
+    key: SigningKey,
+    from_epoch: EpochNo,
+    head: (u64, StatementHash),
+}
+
+fn parse_link(text: &str) -> Option<Link> {
+    let mut parts = text.trim().split(':');
+    if parts.next() != Some(LINK) {
+        return None;
+    }
+    let chat = parts.next()?.parse().ok()?;
+    let mut seed = [0u8; 32];
+    let read = hex::decode_to_slice(parts.next()?, &mut seed);
+    let key = SigningKey::from_seed(&Secret::take(&mut seed));
+    seed.zeroize();
+    read.ok()?;
+    let from_epoch = parts.next()?.parse().ok()?;
+    let head = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    parts.next().is_none().then_some(Link {
+        chat,
+        key,
+        from_epoch,
+        head,
+    })
+}
+
+async fn join(given: &str, deployment: &Deployment, context: &Context) -> CommandResult {
+    let mut text = Zeroizing::new(given.to_owned());
+    if given == "-" {
+        text.clear();
+        let read = std::io::stdin().take(1_024).read_to_string(&mut text);
+        read.map_err(|e| Failure::file("read", std::path::Path::new("standard input"), &e))?;
+    }
+    let link = parse_link(&text);
+    if link.is_none() && text.starts_with(LINK) {
+        return Err(Failure::usage(
+            "the link is not whole",
+            "copy all of it, as `quorate chat invite` showed it",
+        ));
+    }
+    let chat = match &link {
+        Some(link) => link.chat,
+        None => chat_id(text.trim())?,
+    };
+    let change = ChatChange::Join {
+        invite: link.as_ref().map(|l| PublicKey(l.key.public())),
+        from_epoch: link.as_ref().map_or(0, |l| l.from_epoch),
+    };
+    let client = context.client()?;
+    let with = (link.as_ref().map(|l| &l.key), link.as_ref().map(|l| l.head));
+    let posted = post(&client, chat, &change, with, deployment, context).await?;
+    let value = json!({"chat": chat});
+    told(
+        &posted,
+        change.name(),
+        true,
+        "joined the chat",
+        value,
+        context,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_whole_or_none() {
+        let (chat, hash) = ("ab".repeat(32), "cd".repeat(32));
+        let seed = "01".repeat(32);
+        let link = format!("{LINK}:{chat}:{seed}:3:7:{hash}");
+        let l = parse_link(&format!(" {link}\n")).unwrap();
+        assert_eq!((l.from_epoch, l.head.0), (3, 7));
+        assert_eq!((l.chat.to_string(), l.head.1.to_string()), (chat, hash));
+        let seed = Secret::take(&mut [1; 32]);
+        assert_eq!(l.key.public(), SigningKey::from_seed(&seed).public());
+        for n in 0..link.len() {
+            assert!(parse_link(&link[..n]).is_none(), "{n}");
+        }
+        assert!(parse_link(&format!("{link}:x")).is_none());
+    }
+}
