@@ -5,19 +5,25 @@
 
 use super::{Context, check_chat};
 use crate::client::{Client, ClientError};
-use crate::deployment::Deployment;
+use crate::deployment::{Deployment, read_limited};
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::output::remark;
 use crate::people::place::{self, wallets};
-use crate::people::{Judged, Wallet, now_ms};
+use crate::people::{Judged, Known, Wallet, from_wire, now_ms, to_wire};
 use quorate_engine::api::{Member, Members};
 use quorate_engine::authz::chain::ChainId;
-use quorate_engine::authz::membership::{ChatChange, INVITE_LIFE_MS_MAX, Invite};
+use quorate_engine::authz::envelope::Envelope;
+use quorate_engine::authz::membership::{ChatChange, ChatPayload, INVITE_LIFE_MS_MAX, Invite};
 use quorate_engine::authz::standing::Role;
 use quorate_engine::crypto::sign::SigningKey;
-use quorate_engine::types::{AccountId, ChatId, EpochNo, PublicKey, Secret, StatementHash};
+use quorate_engine::types::{
+    AccountId, ChatId, EpochNo, Outcome, PublicKey, Secret, StatementHash,
+};
+use quorate_node::pki::files::{self, Access};
 use serde_json::{Value, json};
+use std::fmt::Write as _;
 use std::io::Read;
+use std::path::{Path, PathBuf};
 use zeroize::{Zeroize, Zeroizing};
 
 /// Members asked for in one page.
@@ -118,11 +124,19 @@ impl From<RoleArg> for Role {
 /// [`Failure`]; a change is *done* only when a blocking set of custodians signed that it is.
 pub async fn run(what: What, context: &Context) -> CommandResult {
     let deployment = context.deployment()?;
+    let wallet = context.wallet(&deployment)?;
+    let client = deployment.client(Some(deployment.person(&wallet)?))?;
+    let acting = Acting {
+        known: deployment.known(context.global.trust.as_deref())?,
+        pending: wallet.dir.join("pending"),
+        client,
+        context,
+    };
     let account = |text: &str| account(text, &deployment);
     match what {
         What::Members { chat } => {
             let chat = chat_id(&chat)?;
-            let all = everyone(&context.client()?, &chat).await?;
+            let all = everyone(&acting.client, &chat).await?;
             context.output.show(&all, || table(&all))?;
             Ok(Exit::Ok)
         }
@@ -138,14 +152,14 @@ pub async fn run(what: What, context: &Context) -> CommandResult {
                 from_epoch,
             };
             let text = format!("{who} is in the chat");
-            change_it(&chat, change, true, &text, json!({}), &deployment, context).await
+            acting.change(&chat, change, true, &text).await
         }
         What::Remove { chat, account: who } => {
             let change = ChatChange::Remove {
                 account: account(&who)?,
             };
             let text = format!("{who} is out of the chat");
-            change_it(&chat, change, false, &text, json!({}), &deployment, context).await
+            acting.change(&chat, change, false, &text).await
         }
         What::Role {
             chat,
@@ -157,20 +171,11 @@ pub async fn run(what: What, context: &Context) -> CommandResult {
                 role: role.into(),
             };
             let text = format!("{who} has that role");
-            change_it(&chat, change, false, &text, json!({}), &deployment, context).await
+            acting.change(&chat, change, false, &text).await
         }
         What::Leave { chat } => {
             let change = ChatChange::Leave;
-            change_it(
-                &chat,
-                change,
-                false,
-                "left the chat",
-                json!({}),
-                &deployment,
-                context,
-            )
-            .await
+            acting.change(&chat, change, false, "left the chat").await
         }
         What::Invite {
             chat,
@@ -179,7 +184,7 @@ pub async fn run(what: What, context: &Context) -> CommandResult {
         } => {
             let change = ChatChange::RevokeInvite { key };
             let text = "the invite counts no longer";
-            change_it(&chat, change, false, text, json!({}), &deployment, context).await
+            acting.change(&chat, change, false, text).await
         }
         What::Invite {
             chat,
@@ -187,8 +192,8 @@ pub async fn run(what: What, context: &Context) -> CommandResult {
             days,
             from_epoch,
             revoke: None,
-        } => invite(&chat, uses, days, from_epoch, &deployment, context).await,
-        What::Join { link } => join(&link, &deployment, context).await,
+        } => acting.invite(&chat, uses, days, from_epoch).await,
+        What::Join { link } => acting.join(&link).await,
     }
 }
 
@@ -266,133 +271,221 @@ struct Posted {
     refused: Vec<(String, String, String)>,
 }
 
-/// Signs `change` on top of the chat's head and posts it; anew when somebody else's came first.
-async fn post(
-    client: &Client,
-    chat: ChatId,
-    change: &ChatChange,
-    with: (Option<&SigningKey>, Option<(u64, StatementHash)>),
-    deployment: &Deployment,
-    context: &Context,
-) -> Result<Posted, Failure> {
-    let known = deployment.known(context.global.trust.as_deref())?;
-    let person = client.person().cloned().ok_or(ClientError::NoWallet)?;
-    let (invite, given) = with;
-    let mut races = 0;
-    loop {
-        let at = match head(client, &chat).await {
-            Ok(at) => at,
-            // Who is no member yet cannot ask; the link says where the chat stood.
-            Err(e) => given.ok_or(e)?,
+/// Who acts, and whom to believe.
+struct Acting<'a> {
+    client: Client,
+    known: Option<Known>,
+    /// Where statements are kept that were posted and are not done.
+    pending: PathBuf,
+    context: &'a Context,
+}
+
+impl Acting<'_> {
+    /// Posts `statement` and counts what the custodians say to it. Until it is done it is
+    /// kept, and the same command posts it again.
+    async fn send(&self, chat: ChatId, statement: &Envelope) -> Result<Posted, ClientError> {
+        let said = self.client.chat_statement(&chat, statement).await?;
+        let number = match statement.read("statement about a chat") {
+            Ok(ChatPayload::Statement(s)) => s.number,
+            _ => 0,
         };
-        let statement = person.chat_statement(chat, at, change.clone(), invite);
-        let said = match client.chat_statement(&chat, &statement).await {
-            Err(ClientError::Problem(p)) if raced(&p.code) && races < RACES_MAX => {
-                races += 1;
-                continue;
-            }
-            other => other?,
-        };
-        let new = (at.0 + 1, StatementHash(statement.hash()));
-        let judged = known.map(|k| k.judge(ChainId::Chat(chat), new, &said));
-        return Ok(Posted {
-            head: new,
+        let head = (number, StatementHash(statement.hash()));
+        let known = self.known.as_ref();
+        let judged = known.map(|k| k.judge(ChainId::Chat(chat), head, &said));
+        Ok(Posted {
+            head,
             judged,
             refused: said.refused,
-        });
+        })
+    }
+
+    fn kept(&self, chat: &ChatId) -> PathBuf {
+        self.pending.join(format!("{chat}.json"))
+    }
+
+    /// The change to `chat` that was posted and is not done, if it is this one.
+    fn undone(&self, chat: &ChatId, change: &ChatChange) -> Option<Envelope> {
+        let bytes = read_limited(&self.kept(chat)).ok()?;
+        let statement = from_wire(&serde_json::from_slice(&bytes).ok()?);
+        match statement.read("statement about a chat") {
+            Ok(ChatPayload::Statement(s)) if s.chat == *chat && s.change == *change => {
+                Some(statement)
+            }
+            _ => None,
+        }
+    }
+
+    fn keep(&self, chat: &ChatId, statement: &Envelope) -> Result<(), Failure> {
+        let path = self.kept(chat);
+        let failed = |e: &dyn std::fmt::Display| {
+            let e = std::io::Error::other(e.to_string());
+            Failure::file("keep the statement in", &path, &e)
+        };
+        let text = serde_json::to_vec(&to_wire(statement)).map_err(|e| failed(&e))?;
+        files::make_dir(&self.pending)
+            .and_then(|()| files::replace(&path, &text, Access::Public))
+            .map_err(|e| failed(&e))
+    }
+
+    fn settled(&self, chat: &ChatId) {
+        // A file that stays is compared with the next change, and posted again at worst.
+        let _ = std::fs::remove_file(self.kept(chat));
+    }
+
+    /// Signs `change` on top of the chat's head and posts it; anew when somebody else's came first.
+    async fn post(
+        &self,
+        chat: ChatId,
+        change: &ChatChange,
+        invite: Option<&SigningKey>,
+        given: Option<(u64, StatementHash)>,
+    ) -> Result<Posted, Failure> {
+        if let Some(statement) = self.undone(&chat, change) {
+            // When it is refused now (too old, overtaken), a fresh one may do.
+            if let Ok(posted) = self.send(chat, &statement).await
+                && posted
+                    .judged
+                    .as_ref()
+                    .is_some_and(|j| !j.believed.is_empty())
+            {
+                return Ok(posted);
+            }
+            self.settled(&chat);
+        }
+        let person = self.client.person().cloned().ok_or(ClientError::NoWallet)?;
+        let mut races = 0;
+        loop {
+            let at = match head(&self.client, &chat).await {
+                Ok(at) => at,
+                // Who is no member yet cannot ask; the link says where the chat stood.
+                Err(e) => given.ok_or(e)?,
+            };
+            let statement = person.chat_statement(chat, at, change.clone(), invite);
+            self.keep(&chat, &statement)?;
+            match self.send(chat, &statement).await {
+                Err(ClientError::Problem(p)) if raced(&p.code) && races < RACES_MAX => races += 1,
+                Err(e) if e.outcome() == Outcome::Unknown => return Err(e.into()),
+                Err(e) => {
+                    self.settled(&chat);
+                    return Err(e.into());
+                }
+                Ok(posted) => return Ok(posted),
+            }
+        }
+    }
+
+    async fn change(
+        &self,
+        chat: &str,
+        change: ChatChange,
+        lets_in: bool,
+        text: &str,
+    ) -> CommandResult {
+        let chat = chat_id(chat)?;
+        let posted = self.post(chat, &change, None, None).await?;
+        self.told(&chat, &posted, change.name(), lets_in, text, json!({}))
+    }
+
+    fn told(
+        &self,
+        chat: &ChatId,
+        posted: &Posted,
+        what: &str,
+        lets_in: bool,
+        text: &str,
+        mut value: Value,
+    ) -> CommandResult {
+        let Some(judged) = &posted.judged else {
+            let mut seen = format!(
+                "{what} was passed on, and the custodians' signatures could not be verified here"
+            );
+            for (custodian, code, reason) in &posted.refused {
+                let _ = write!(seen, "\n  {custodian} refused ({code}): {reason}");
+            }
+            return Err(Failure::new(
+                Exit::Unavailable,
+                "unverified",
+                seen,
+                "run it again with --trust DIR, a directory with the custodians' descriptors and policy.toml",
+            ));
+        };
+        judged.must_be_done(what, lets_in)?;
+        self.settled(chat);
+        value["chat"] = json!(chat);
+        value["change"] = json!(what);
+        value["number"] = json!(posted.head.0);
+        value["done"] = json!(true);
+        value["custodians"] = json!(judged.believed);
+        self.context.output.show(&value, || {
+            format!(
+                "done: {text}\nverified: {} have signed that they know it",
+                judged.believed.join(", ")
+            )
+        })?;
+        if !judged.unreachable.is_empty() {
+            remark(&format!(
+                "not reached: {}; they take it from the others",
+                judged.unreachable.join(", ")
+            ));
+        }
+        Ok(Exit::Ok)
+    }
+
+    async fn invite(&self, chat: &str, uses: u32, days: u64, from_epoch: EpochNo) -> CommandResult {
+        let chat = chat_id(chat)?;
+        let key = SigningKey::generate(&mut rand::rng());
+        let public = PublicKey(key.public());
+        let life_ms = (days * 24 * 60 * 60 * 1000).min(INVITE_LIFE_MS_MAX);
+        let change = ChatChange::Invite {
+            key: public,
+            invite: Invite {
+                from_epoch,
+                expires_ms: now_ms() + life_ms,
+                uses,
+            },
+        };
+        let posted = self.post(chat, &change, None, None).await?;
+        let (number, hash) = posted.head;
+        // The link is the secret itself: it is shown once, on purpose, and kept nowhere.
+        let seed = Zeroizing::new(hex::encode(key.seed().expose()));
+        let link = format!("{LINK}:{chat}:{}:{from_epoch}:{number}:{hash}", *seed);
+        let text =
+            format!("whoever has this link may join:\n{link}\nend it with --revoke {public}");
+        let value = json!({"link": link, "key": public});
+        self.told(&chat, &posted, change.name(), true, &text, value)
+    }
+
+    async fn join(&self, given: &str) -> CommandResult {
+        let mut text = Zeroizing::new(given.to_owned());
+        if given == "-" {
+            text.clear();
+            let read = std::io::stdin().take(1_024).read_to_string(&mut text);
+            read.map_err(|e| Failure::file("read", Path::new("standard input"), &e))?;
+        }
+        let link = parse_link(&text);
+        if link.is_none() && text.starts_with(LINK) {
+            return Err(Failure::usage(
+                "the link is not whole",
+                "copy all of it, as `quorate chat invite` showed it",
+            ));
+        }
+        let chat = match &link {
+            Some(link) => link.chat,
+            None => chat_id(text.trim())?,
+        };
+        let change = ChatChange::Join {
+            invite: link.as_ref().map(|l| PublicKey(l.key.public())),
+            from_epoch: link.as_ref().map_or(0, |l| l.from_epoch),
+        };
+        let (key, at) = (link.as_ref().map(|l| &l.key), link.as_ref().map(|l| l.head));
+        let posted = self.post(chat, &change, key, at).await?;
+        let done = "joined the chat";
+        self.told(&chat, &posted, change.name(), true, done, json!({}))
     }
 }
 
 fn raced(code: &str) -> bool {
     matches!(code, "fork" | "behind")
-}
-
-async fn change_it(
-    chat: &str,
-    change: ChatChange,
-    lets_in: bool,
-    text: &str,
-    extra: Value,
-    deployment: &Deployment,
-    context: &Context,
-) -> CommandResult {
-    let chat = chat_id(chat)?;
-    let client = context.client()?;
-    let posted = post(&client, chat, &change, (None, None), deployment, context).await?;
-    told(&posted, change.name(), lets_in, text, extra, context)
-}
-
-fn told(
-    posted: &Posted,
-    what: &str,
-    lets_in: bool,
-    text: &str,
-    mut value: Value,
-    context: &Context,
-) -> CommandResult {
-    let Some(judged) = &posted.judged else {
-        let mut seen = format!(
-            "{what} was passed on, and the custodians' signatures could not be verified here"
-        );
-        for (custodian, code, reason) in &posted.refused {
-            seen.push_str(&format!("\n  {custodian} refused ({code}): {reason}"));
-        }
-        return Err(Failure::new(
-            Exit::Unavailable,
-            "unverified",
-            seen,
-            "run it again with --trust DIR, a directory with the custodians' descriptors and policy.toml",
-        ));
-    };
-    judged.must_be_done(what, lets_in)?;
-    value["change"] = json!(what);
-    value["number"] = json!(posted.head.0);
-    value["done"] = json!(true);
-    value["custodians"] = json!(judged.believed);
-    context.output.show(&value, || {
-        format!(
-            "done: {text}\nverified: {} have signed that they know it",
-            judged.believed.join(", ")
-        )
-    })?;
-    if !judged.unreachable.is_empty() {
-        remark(&format!(
-            "not reached: {}; they take it from the others",
-            judged.unreachable.join(", ")
-        ));
-    }
-    Ok(Exit::Ok)
-}
-
-async fn invite(
-    chat: &str,
-    uses: u32,
-    days: u64,
-    from_epoch: EpochNo,
-    deployment: &Deployment,
-    context: &Context,
-) -> CommandResult {
-    let chat = chat_id(chat)?;
-    let client = context.client()?;
-    let key = SigningKey::generate(&mut rand::rng());
-    let public = PublicKey(key.public());
-    let life_ms = (days * 24 * 60 * 60 * 1000).min(INVITE_LIFE_MS_MAX);
-    let change = ChatChange::Invite {
-        key: public,
-        invite: Invite {
-            from_epoch,
-            expires_ms: now_ms() + life_ms,
-            uses,
-        },
-    };
-    let posted = post(&client, chat, &change, (None, None), deployment, context).await?;
-    let (number, hash) = posted.head;
-    // The link is the secret itself: it is shown once, on purpose, and kept nowhere.
-    let seed = Zeroizing::new(hex::encode(key.seed().expose()));
-    let link = format!("{LINK}:{chat}:{}:{from_epoch}:{number}:{hash}", *seed);
-    let text = format!("whoever has this link may join:\n{link}\nend it with --revoke {public}");
-    let value = json!({"link": link, "key": public});
-    told(&posted, change.name(), true, &text, value, context)
 }
 
 /// What a link says.
@@ -422,42 +515,6 @@ fn parse_link(text: &str) -> Option<Link> {
         from_epoch,
         head,
     })
-}
-
-async fn join(given: &str, deployment: &Deployment, context: &Context) -> CommandResult {
-    let mut text = Zeroizing::new(given.to_owned());
-    if given == "-" {
-        text.clear();
-        let read = std::io::stdin().take(1_024).read_to_string(&mut text);
-        read.map_err(|e| Failure::file("read", std::path::Path::new("standard input"), &e))?;
-    }
-    let link = parse_link(&text);
-    if link.is_none() && text.starts_with(LINK) {
-        return Err(Failure::usage(
-            "the link is not whole",
-            "copy all of it, as `quorate chat invite` showed it",
-        ));
-    }
-    let chat = match &link {
-        Some(link) => link.chat,
-        None => chat_id(text.trim())?,
-    };
-    let change = ChatChange::Join {
-        invite: link.as_ref().map(|l| PublicKey(l.key.public())),
-        from_epoch: link.as_ref().map_or(0, |l| l.from_epoch),
-    };
-    let client = context.client()?;
-    let with = (link.as_ref().map(|l| &l.key), link.as_ref().map(|l| l.head));
-    let posted = post(&client, chat, &change, with, deployment, context).await?;
-    let value = json!({"chat": chat});
-    told(
-        &posted,
-        change.name(),
-        true,
-        "joined the chat",
-        value,
-        context,
-    )
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod full_disk;
 mod keys;
 mod load;
 mod operations;
+mod people;
 mod planes;
 mod shred;
 mod world;
