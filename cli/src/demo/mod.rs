@@ -5,6 +5,8 @@
 //! one does not hold. Before each act the home is restarted: that wipes every
 //! leased key, so what is read afterwards was opened by a quorum.
 
+mod attacker;
+mod attacks;
 mod disk;
 
 use crate::client::{Client, ClientError, ClientOptions, NewChat};
@@ -180,6 +182,7 @@ impl Stage {
         let archive = self.store(file, deployment, &wallet).await?;
         self.read_all(file, &archive).await?;
         self.nothing_on_disk(file)?;
+        self.attacks(&deployment.person(&wallet)?).await?;
         self.two_lost().await?;
         self.bloc_counts_once().await?;
         self.three_lost().await?;

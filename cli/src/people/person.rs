@@ -168,6 +168,15 @@ impl Person {
         Ok(compact)
     }
 
+    /// Signs exactly these claims, whatever their time; kept for nothing.
+    ///
+    /// # Errors
+    /// [`GrantRefusal`] when nobody would accept the form.
+    pub fn sign_grant(&self, claims: Claims) -> Result<String, GrantRefusal> {
+        let grant = Grant::sign(self.device, &self.key, claims)?;
+        Ok(grant.compact().to_owned())
+    }
+
     /// Uses `grant` no more: it was refused.
     pub fn forget(&self, grant: &str) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
