@@ -9,10 +9,10 @@
 
 pub mod custodian;
 
-use crate::client::{Client, ClientError};
+use crate::client::{Client, ClientError, NewChat};
 use crate::exit::Failure;
 use futures::future::BoxFuture;
-use quorate_engine::api::{Content, CreateChat, MESSAGES_PER_CALL_MAX, NewMessage};
+use quorate_engine::api::{Content, MESSAGES_PER_CALL_MAX, NewMessage};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -205,9 +205,10 @@ impl Ground {
         };
         for i in 0..load.chats {
             let name = json!(format!("bench {} {i}", ground.run));
-            let request = CreateChat {
+            let request = NewChat {
                 idempotency_key: format!("bench-{}-{i}", ground.run),
                 profile: Content::from_iter([("name".to_owned(), name)]),
+                public: false,
             };
             ground
                 .chats

@@ -141,7 +141,7 @@ pub async fn perform(core: &Arc<Core>, op: Op) -> Result<Done, Fail> {
         } => {
             let index = shard.read_index().await?;
             let who = admission::admit(core, &caller, Action::Read, None).await?;
-            let chats = list(core, &shard, &who, after, limit).await?;
+            let chats = list(&shard, &who, after, limit)?;
             let chats = if profile {
                 with_profiles(core, &caller, &who, chats).await
             } else {
@@ -209,7 +209,7 @@ pub async fn perform(core: &Arc<Core>, op: Op) -> Result<Done, Fail> {
 }
 
 /// The index a write was committed at; a repetition is true as of now.
-async fn position(shard: &shard::Shard, index: u64) -> Result<u64, Fail> {
+async fn position(shard: &Shard, index: u64) -> Result<u64, Fail> {
     if index == 0 {
         Ok(shard.read_index().await?)
     } else {
@@ -494,9 +494,8 @@ fn shown(id: &ChatId, row: &ChatRow) -> Chat {
     }
 }
 
-async fn list(
-    core: &Arc<Core>,
-    shard: &shard::Shard,
+fn list(
+    shard: &Shard,
     who: &Admitted,
     after: Option<ChatId>,
     limit: usize,

@@ -24,6 +24,8 @@ use quorate_engine::authz::grant::GRANT_BYTES_MAX;
 use quorate_engine::types::{AccountId, ChatId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// Largest body that carries one signed statement: its payload escaped, and its signatures, in bytes.
@@ -77,15 +79,16 @@ impl<S: Send + Sync> FromRequestParts<S> for Granted {
         let (value, more) = (values.next(), values.next());
         let grant = value.and_then(bearer).filter(|_| more.is_none());
         let Some(grant) = grant else {
-            let detail = if value.is_none() {
-                "the header authorization is missing"
+            let (code, detail) = if value.is_none() {
+                ("grant_missing", "the header authorization is missing")
             } else {
-                "the header authorization does not stand once as `Bearer GRANT`"
+                let detail = "the header authorization does not stand once as `Bearer GRANT`, at most 8192 bytes";
+                ("grant_malformed", detail)
             };
             return Err(Failure::new(
                 StatusCode::UNAUTHORIZED,
-                "grant_missing",
-                "No grant",
+                code,
+                "No grant that holds",
                 detail,
                 "send `Authorization: Bearer GRANT`; docs/grants.md says how a device makes one",
             )
@@ -99,6 +102,17 @@ fn bearer(value: &HeaderValue) -> Option<String> {
     let (scheme, grant) = value.to_str().ok()?.split_once(' ')?;
     let fits = (1..=GRANT_BYTES_MAX).contains(&grant.len());
     (scheme.eq_ignore_ascii_case("bearer") && fits).then(|| grant.to_owned())
+}
+
+/// Where a page begins.
+fn after<T: FromStr<Err: Display>>(text: Option<&str>) -> Handled<Option<T>> {
+    text.map(str::parse).transpose().map_err(|e: T::Err| {
+        Failure::bad_request(
+            "query_invalid",
+            format!("after: {e}"),
+            "pass the `next` of the page before, as it was given",
+        )
+    })
 }
 
 /// A reply with the log position it is true at.
@@ -161,16 +175,7 @@ pub(super) async fn list_chats(
     Params(query): Params<ListQuery>,
 ) -> Handled<Response> {
     let limit = input::limit(query.limit, CHATS_PER_PAGE, CHATS_PER_PAGE_MAX)?;
-    let after = match query.after.as_deref() {
-        None => None,
-        Some(text) => Some(text.parse::<ChatId>().map_err(|e| {
-            Failure::bad_request(
-                "query_invalid",
-                format!("after: {e}"),
-                "pass `next` of the page before",
-            )
-        })?),
-    };
+    let after: Option<ChatId> = after(query.after.as_deref())?;
     let list = home.list_chats(caller, after, limit, query.profile).await?;
     Ok(at(StatusCode::OK, list))
 }
@@ -357,10 +362,7 @@ pub(super) async fn members(
 ) -> Handled<Response> {
     let chat = input::path("chat", &chat)?;
     let limit = input::limit(query.limit, MEMBERS_PER_PAGE_MAX, MEMBERS_PER_PAGE_MAX)?;
-    let after: Option<AccountId> = match query.after.as_deref() {
-        None => None,
-        Some(text) => Some(input::path("after", text)?),
-    };
+    let after: Option<AccountId> = after(query.after.as_deref())?;
     let members = home.members(caller, chat, after, limit).await?;
     Ok(at(StatusCode::OK, members))
 }

@@ -87,10 +87,7 @@ const REGISTRY: &[(u16, &str)] = &[
 ];
 
 const READ: &[(u16, &str)] = &[
-    (
-        400,
-        "The request is wrong: query, path, device or request id",
-    ),
+    (400, "The request is wrong: query, path, body or request id"),
     (401, "No grant, or one that does not hold; make a new one"),
     (
         403,
@@ -98,6 +95,10 @@ const READ: &[(u16, &str)] = &[
     ),
     (404, "No such chat, message or route"),
     (405, "The route does not take this method"),
+    (
+        429,
+        "The account's budget of keys is spent; come back after `retry_ms`",
+    ),
     (500, "A stored record does not open, or a bug"),
     (
         503,
@@ -108,8 +109,15 @@ const READ: &[(u16, &str)] = &[
 const WRITE: &[(u16, &str)] = &[
     (408, "The body did not arrive in time; nothing was done"),
     (413, "The body or a message in it is too large"),
+    (
+        409,
+        "The statement is not the next of its chain, or contradicts it",
+    ),
     (415, "The body is not declared as JSON"),
-    (422, "The idempotency key was used for another request"),
+    (
+        422,
+        "The idempotency key was used for another request, or the statement is refused",
+    ),
 ];
 const EDIT: &[(u16, &str)] = &[
     (412, "The message has another revision; `etag` names it"),

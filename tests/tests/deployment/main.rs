@@ -16,6 +16,7 @@ mod hostile_home;
 mod keys;
 mod load;
 mod operations;
+mod people;
 mod planes;
 mod shred;
 mod world;
