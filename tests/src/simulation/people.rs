@@ -25,7 +25,7 @@ use quorate_engine::types::{
     AccountId, AuthorityId, ChatId, CustodianId, DeviceId, EpochNo, GrantId, Nonce, PublicKey,
     StatementHash, WallMs,
 };
-use rand::{Rng, RngExt};
+use rand::RngExt;
 use rand_chacha::ChaCha20Rng;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -4,7 +4,7 @@
 
 mod taken;
 
-use super::world::{CUSTODIANS, World, eventually, node, offline, topology};
+use super::world::{CUSTODIANS, HOME, World, eventually, node, offline, topology};
 use quorate_engine::audit::{self, Entry};
 use quorate_engine::authz::chain::ChainId;
 use quorate_engine::authz::envelope::Envelope;

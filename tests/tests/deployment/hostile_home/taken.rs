@@ -31,8 +31,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio_rustls::TlsConnector;
-
 pub(super) const WAIT: Duration = Duration::from_secs(10);
 /// A revocation or a fork that one custodian was not told reaches it from the others within this.
 pub(super) const EXCHANGE_MAX: Duration = Duration::from_secs(20);
