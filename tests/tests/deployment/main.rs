@@ -16,5 +16,6 @@ mod keys;
 mod load;
 mod operations;
 mod people;
+mod planes;
 mod shred;
 mod world;

@@ -2,8 +2,13 @@
 
 use super::mutate::{Dice, Kind};
 use super::run::Target;
+use quorate_engine::authz::envelope::Envelope;
+use quorate_engine::authz::grant::GrantRefusal;
+use quorate_engine::authz::standing::{DeviceStanding, MemberStanding, Role};
+use quorate_engine::crypto::labels::SIGN_MEMBERSHIP;
 use quorate_engine::crypto::message::RecordKind;
 use quorate_engine::crypto::seal::RecipientPublic;
+use quorate_engine::crypto::sign::SigningKey;
 use quorate_engine::custody::protocol::*;
 use quorate_engine::home::command::*;
 use quorate_engine::home::{Command, HomeMachine, Proposal, Reply};
@@ -86,10 +91,21 @@ fn receipt(dice: &mut Dice) -> Receipt {
     }
 }
 
+fn statement() -> StatementRequest {
+    let deployment = DeploymentId([1; 16]);
+    let key = SigningKey::from_seed(&Secret::take(&mut [9; 32]));
+    StatementRequest {
+        home: home(),
+        deployment,
+        statement: Envelope::sign(SIGN_MEMBERSHIP, &deployment, &"anything", &[&key]),
+    }
+}
+
 pub(crate) fn custodian_request() -> Target {
     let mut dice = Dice::new(0, "corpus", 0);
     let item = |dice: &mut Dice, n: u8| SealedItem {
         chat: ChatId([n; 32]),
+        epoch: u32::from(n) << 9,
         key_id: KeyId([n; 16]),
         policy: PolicyId([4; 32]),
         commitment: [8; 32],
@@ -112,6 +128,7 @@ pub(crate) fn custodian_request() -> Target {
             deployment,
             lease_key: RecipientPublic(dice.bytes(1216)),
             reason: Reason::Read,
+            grant: "eyJhbGciOiJFZERTQSJ9.e30.AAAA".into(),
             keys: (0..5).map(key).collect(),
         }),
         CustodianRequest::Abandon(AbandonRequest {
@@ -120,6 +137,15 @@ pub(crate) fn custodian_request() -> Target {
             keys: vec![key(1)],
         }),
         CustodianRequest::Feed { since: 1 << 40 },
+        CustodianRequest::ChatStatement(statement()),
+        CustodianRequest::AccountStatement(statement()),
+        CustodianRequest::Lookup(LookupRequest {
+            home: home(),
+            deployment,
+            account: AccountId([2; 32]),
+            device: DeviceId([3; 32]),
+            chats: vec![ChatId([1; 32]), ChatId([2; 32])],
+        }),
     ];
     let corpus = requests
         .iter()
@@ -151,6 +177,8 @@ pub(crate) fn custodian_reply() -> Target {
                     sealed: dice.bytes(72),
                 },
                 ShareResult::Refused(Refusal::Frozen),
+                ShareResult::Refused(Refusal::Grant(GrantRefusal::Expired)),
+                ShareResult::Refused(Refusal::AccountBudget { retry_ms: 3_516 }),
             ],
         }),
         CustodianReply::Abandon(vec![AbandonOutcome::Tombstoned, AbandonOutcome::Refused]),
@@ -159,6 +187,31 @@ pub(crate) fn custodian_reply() -> Target {
             freezes: vec![
                 (FreezeScope::All, 3),
                 (FreezeScope::Chat(ChatId([1; 32])), 8),
+            ],
+        }),
+        CustodianReply::Statement(Ok(SignedHead {
+            custodian: name("is"),
+            chain: ChainId::Chat(ChatId([1; 32])),
+            number: 7,
+            hash: [4; 32],
+            entry: 300,
+            time_ms: 1_800_000_000_000,
+            signature: dice.bytes(64),
+        })),
+        CustodianReply::Statement(Err(StatementRefused {
+            code: "behind".into(),
+            reason: "statement 9 cannot follow 7".into(),
+            have: Some(7),
+        })),
+        CustodianReply::Lookup(LookupReply {
+            position: 12,
+            device: DeviceStanding::Live { public: [5; 32] },
+            chats: vec![
+                MemberStanding::Member {
+                    role: Role::Admin,
+                    from_epoch: 2,
+                },
+                MemberStanding::Forked,
             ],
         }),
         CustodianReply::NotLeader {

@@ -1,6 +1,6 @@
 //! The home over shards and custodians in memory.
 
-mod world;
+pub mod world;
 
 use super::api::{HomeApi, HomeError};
 use quorate_engine::api::{CreateChat, Edit};
