@@ -441,7 +441,8 @@ impl Wallet {
     /// As [`Self::key`].
     pub fn person(&self, home: HomeId) -> Result<Arc<Person>, Failure> {
         let key = SigningKey::from_seed(&self.key()?.seed());
-        Ok(Person::new(self.account, key, self.deployment, home))
+        let person = Person::new(self.account, key, self.deployment, home);
+        Ok(person.keeping(self.dir.join("founded")))
     }
 
     /// Remembers that `statement` went to an identity authority.
