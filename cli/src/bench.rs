@@ -205,11 +205,10 @@ impl Ground {
         };
         for i in 0..load.chats {
             let name = json!(format!("bench {} {i}", ground.run));
-            let request = NewChat {
-                idempotency_key: format!("bench-{}-{i}", ground.run),
-                profile: Content::from_iter([("name".to_owned(), name)]),
-                public: false,
-            };
+            let request = NewChat::new(
+                format!("bench-{}-{i}", ground.run),
+                Content::from_iter([("name".to_owned(), name)]),
+            );
             ground
                 .chats
                 .push(ground.client.create_chat(&request).await?.id);

@@ -321,11 +321,10 @@ async fn write(client: Client, chat: String, open: Arc<Mutex<Option<NewMessage>>
 
 async fn open_chats(client: Client, ledger: Shared) {
     loop {
-        let request = NewChat {
-            idempotency_key: hex::encode(rand::random::<[u8; 16]>()),
-            profile: content("made under load"),
-            public: false,
-        };
+        let request = NewChat::new(
+            hex::encode(rand::random::<[u8; 16]>()),
+            content("made under load"),
+        );
         let Ok(chat) = client.create_chat(&request).await else {
             continue;
         };

@@ -21,6 +21,20 @@ pub struct NewChat {
     pub profile: Content,
     /// Anyone may join.
     pub public: bool,
+    /// Somebody may repeat the key after this process: what it takes is written down first.
+    pub keep: bool,
+}
+
+impl NewChat {
+    /// By invitation, and its key is not repeated after this process.
+    pub fn new(idempotency_key: String, profile: Content) -> Self {
+        Self {
+            idempotency_key,
+            profile,
+            public: false,
+            keep: false,
+        }
+    }
 }
 
 fn id(chat: &str) -> Result<ChatId, ClientError> {
@@ -28,22 +42,35 @@ fn id(chat: &str) -> Result<ChatId, ClientError> {
 }
 
 impl Client {
-    /// Makes a chat: `POST /v1/chats` with a genesis signed here. When the key was used
-    /// before, the answer is the chat that it made then.
+    /// Makes a chat: `POST /v1/chats` with a genesis signed here. The same key gives the same chat.
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn create_chat(&self, new: &NewChat) -> Result<Chat, ClientError> {
         let person = self.person.as_ref().ok_or(ClientError::NoWallet)?;
-        let (chat, genesis) = person.found_chat(new.public);
-        let request = CreateChat {
-            idempotency_key: new.idempotency_key.clone(),
-            profile: new.profile.clone(),
-            genesis: to_wire(&genesis),
-        };
-        let wants = Wants::write(vec![chat]);
-        let call = Call::new(Method::POST, "/v1/chats", Some(wants));
-        self.json(call.with(&request)?).await
+        let key = &new.idempotency_key;
+        let mut again = true;
+        loop {
+            let genesis = person.genesis_for(key, new.public, new.keep);
+            let (chat, genesis) = genesis.map_err(|e| ClientError::NotSent {
+                detail: e.to_string(),
+            })?;
+            let request = CreateChat {
+                idempotency_key: key.clone(),
+                profile: new.profile.clone(),
+                genesis: to_wire(&genesis),
+            };
+            let wants = Wants::write(vec![chat]);
+            let call = Call::new(Method::POST, "/v1/chats", Some(wants));
+            match self.json(call.with(&request)?).await {
+                // Nobody took it while it was fresh enough.
+                Err(ClientError::Problem(p)) if again && p.code == "untimely" => {
+                    again = false;
+                    person.forget_genesis(key);
+                }
+                other => return other,
+            }
+        }
     }
 
     /// `GET /v1/chats`, one page of the account's chats.

@@ -97,6 +97,7 @@ async fn create(
         idempotency_key: idempotency_key(key),
         profile,
         public,
+        keep: true,
     };
     let chat = context
         .client()?

@@ -489,11 +489,7 @@ impl Stage {
     async fn write_one(&self) -> Result<(), Failure> {
         let key = || hex::encode(rand::random::<[u8; 16]>());
         let text = |t: &str| Content::from_iter([("text".to_owned(), Value::from(t))]);
-        let chat = NewChat {
-            idempotency_key: key(),
-            profile: text("opened while two custodians are lost"),
-            public: false,
-        };
+        let chat = NewChat::new(key(), text("opened while two custodians are lost"));
         let chat = self.client.create_chat(&chat).await?;
         let message = NewMessage {
             idempotency_key: key(),

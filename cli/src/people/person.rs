@@ -4,6 +4,8 @@
 //! for each set of chats and action. Naming more than a call needs would give
 //! a home that is compromised meanwhile more than it needs.
 
+use super::{from_wire, to_wire};
+use crate::deployment::read_limited;
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::grant::{
     Action, ChatRange, Claims, GRANT_LIFE_S_MAX, Grant, GrantRefusal,
@@ -18,8 +20,10 @@ use quorate_engine::types::{
     AccountId, ChatId, DeploymentId, DeviceId, EpochNo, GrantId, HomeId, Nonce, PublicKey,
     StatementHash,
 };
+use quorate_node::pki::files::{self, Access, FileError};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Keys each custodian releases under one grant at most.
@@ -28,8 +32,10 @@ const CEILING: u32 = 4_096;
 const BACKDATE_S: u64 = 60;
 /// A grant with less time left is signed anew, in seconds.
 const RENEW_S: u64 = 120;
-/// Grants kept for use again.
+/// Grants, and geneses, kept for use again.
 const KEPT_MAX: usize = 4_096;
+/// A home remembers idempotency keys so long, in seconds: seven days.
+const KEY_LIFE_S: u64 = 7 * 24 * 60 * 60;
 
 /// Milliseconds since the Unix epoch.
 pub fn now_ms() -> u64 {
@@ -80,6 +86,7 @@ pub struct Person {
     deployment: DeploymentId,
     home: HomeId,
     kept: Mutex<HashMap<Wants, Kept>>,
+    founding: Founding,
 }
 
 impl std::fmt::Debug for Person {
@@ -103,7 +110,15 @@ impl Person {
             deployment,
             home,
             kept: Mutex::default(),
+            founding: Founding::default(),
         })
+    }
+
+    /// The same, and geneses that are to outlive this process lie in `dir`.
+    #[must_use]
+    pub fn keeping(self: Arc<Self>, dir: PathBuf) -> Arc<Self> {
+        let _ = self.founding.dir.set(dir);
+        self
     }
 
     /// The account.
@@ -183,6 +198,39 @@ impl Person {
         kept.retain(|_, k| &*k.compact != grant);
     }
 
+    /// The genesis under an idempotency key: the one that was signed for it before, else a
+    /// fresh one. A chat's id is its genesis's hash, so one key gives one chat. With `keep`
+    /// it is written down first, for whoever repeats the key after this process.
+    ///
+    /// # Errors
+    /// As the disk does.
+    pub fn genesis_for(
+        &self,
+        key: &str,
+        public: bool,
+        keep: bool,
+    ) -> Result<(ChatId, Envelope), FileError> {
+        let known = self.founding.find(key, keep);
+        let ours = known.filter(|statement| {
+            let read = statement.read("genesis of a chat");
+            let holds = statement.signers(SIGN_MEMBERSHIP, &self.deployment).is_ok();
+            holds
+                && matches!(read, Ok(ChatPayload::Genesis(g))
+                    if g.device == self.device && g.creator == self.account && g.public == public)
+        });
+        if let Some(statement) = ours {
+            return Ok((chat_id(&statement), statement));
+        }
+        let (chat, statement) = self.found_chat(public);
+        self.founding.put(key, &statement, keep)?;
+        Ok((chat, statement))
+    }
+
+    /// Signs another genesis under this key next time: this one grew too old.
+    pub fn forget_genesis(&self, key: &str) {
+        self.founding.forget(key);
+    }
+
     /// Founds a chat: its id and the signed genesis.
     pub fn found_chat(&self, public: bool) -> (ChatId, Envelope) {
         let genesis = ChatPayload::Genesis(ChatGenesis {
@@ -220,6 +268,74 @@ impl Person {
     fn sign(&self, payload: &ChatPayload, also: Option<&SigningKey>) -> Envelope {
         let keys: Vec<_> = std::iter::once(&self.key).chain(also).collect();
         Envelope::sign(SIGN_MEMBERSHIP, &self.deployment, payload, &keys)
+    }
+}
+
+/// Geneses by idempotency key: those of this process, and files of a wallet.
+#[derive(Default)]
+struct Founding {
+    dir: OnceLock<PathBuf>,
+    swept: OnceLock<()>,
+    recent: Mutex<HashMap<String, Envelope>>,
+}
+
+impl Founding {
+    fn recent(&self) -> std::sync::MutexGuard<'_, HashMap<String, Envelope>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn path(&self, key: &str) -> Option<PathBuf> {
+        // At most 64 characters, so at most 128 of a file's name.
+        let name = format!("{}.json", hex::encode(key));
+        self.dir.get().map(|dir| dir.join(name))
+    }
+
+    fn find(&self, key: &str, keep: bool) -> Option<Envelope> {
+        if let Some(known) = self.recent().get(key) {
+            return Some(known.clone());
+        }
+        let path = self.path(key).filter(|_| keep)?;
+        let bytes = read_limited(&path).ok()?;
+        Some(from_wire(&serde_json::from_slice(&bytes).ok()?))
+    }
+
+    fn put(&self, key: &str, statement: &Envelope, keep: bool) -> Result<(), FileError> {
+        if let Some(path) = self.path(key).filter(|_| keep) {
+            let dir = path.parent().unwrap_or(&path);
+            files::make_dir(dir)?;
+            self.swept.get_or_init(|| sweep(dir));
+            let text = serde_json::to_vec(&to_wire(statement)).unwrap_or_default();
+            files::replace(&path, &text, Access::Public)?;
+        }
+        let mut recent = self.recent();
+        if recent.len() >= KEPT_MAX {
+            recent.clear();
+        }
+        recent.insert(key.to_owned(), statement.clone());
+        Ok(())
+    }
+
+    fn forget(&self, key: &str) {
+        self.recent().remove(key);
+        if let Some(path) = self.path(key) {
+            // One that stays is refused for its age again, and forgotten again.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Removes geneses whose keys nobody repeats any more.
+fn sweep(dir: &Path) {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let modified = entry.metadata().and_then(|m| m.modified());
+        let age = modified.ok().and_then(|at| at.elapsed().ok());
+        if age.is_some_and(|age| age.as_secs() > KEY_LIFE_S) {
+            // What cannot be removed is tried again next time.
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -265,6 +381,34 @@ mod tests {
     fn nothing_of_the_key_is_printed() {
         let text = format!("{:?}", person());
         assert!(!text.contains("a7a7") && !text.contains("167"), "{text}");
+    }
+
+    #[test]
+    fn one_key_gives_one_chat_also_to_the_next_process() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = tmp.path().join("founded");
+        let p = person().keeping(dir.clone());
+        let (chat, _) = p.genesis_for("k 1", false, true).unwrap();
+        assert_eq!(p.genesis_for("k 1", false, true).unwrap().0, chat);
+        assert_ne!(p.genesis_for("k 2", false, true).unwrap().0, chat);
+        let (passing, _) = p.genesis_for("k 3", false, false).unwrap();
+        assert_eq!(p.genesis_for("k 3", false, false).unwrap().0, passing);
+        let next = person().keeping(dir.clone());
+        assert_eq!(next.genesis_for("k 1", false, true).unwrap().0, chat);
+        assert_ne!(next.genesis_for("k 3", false, false).unwrap().0, passing);
+        // A public chat is another one, and so is one whose file was changed.
+        assert_ne!(next.genesis_for("k 1", true, true).unwrap().0, chat);
+        let (chat, _) = next.genesis_for("k 4", false, true).unwrap();
+        let path = dir.join(format!("{}.json", hex::encode("k 4")));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let other = text.replacen("created_ms\\\":1", "created_ms\\\":2", 1);
+        assert_ne!(other, text);
+        std::fs::write(&path, other).unwrap();
+        let last = person().keeping(dir);
+        assert_ne!(last.genesis_for("k 4", false, true).unwrap().0, chat);
+        let (chat, _) = last.genesis_for("k 4", false, true).unwrap();
+        last.forget_genesis("k 4");
+        assert_ne!(last.genesis_for("k 4", false, true).unwrap().0, chat);
     }
 
     #[test]

@@ -306,13 +306,10 @@ impl Wallet {
     pub fn save(&self) -> Result<(), Failure> {
         let device = match &self.key {
             Key::Open(key) => {
-                let mut text = Zeroizing::new(String::with_capacity(64));
-                let seed = key.seed();
-                let digits = b"0123456789abcdef";
-                for byte in seed.expose() {
-                    text.push(char::from(digits[usize::from(byte >> 4)]));
-                    text.push(char::from(digits[usize::from(byte & 15)]));
-                }
+                let mut digits = Zeroizing::new([0u8; 64]);
+                hex::encode_to_slice(key.seed().expose(), digits.as_mut())
+                    .expect("64 characters hold 32 bytes");
+                let text = Zeroizing::new(String::from_utf8_lossy(digits.as_ref()).into_owned());
                 KeyForm::Seed(SeedText(text))
             }
             Key::Sealed {
@@ -338,12 +335,8 @@ impl Wallet {
         // Large enough from the start: growing would leave copies of the key behind.
         let room = self.statements.iter().map(|s| 2 * s.payload.len() + 8_192);
         let mut text = Zeroizing::new(Vec::with_capacity(16_384 + room.sum::<usize>()));
-        serde_json::to_writer(&mut *text, &form).map_err(|e| {
-            bad(
-                &self.dir,
-                format!("cannot be written: {}", e.classify_name()),
-            )
-        })?;
+        serde_json::to_writer(&mut *text, &form)
+            .map_err(|_| bad(&self.dir, "the wallet cannot be written as JSON"))?;
         files::make_dir(&self.dir)
             .and_then(|()| files::replace(&self.dir.join(WALLET_FILE), &text, Access::Secret))
             .map_err(|e| file(&e))
@@ -441,7 +434,8 @@ impl Wallet {
     /// As [`Self::key`].
     pub fn person(&self, home: HomeId) -> Result<Arc<Person>, Failure> {
         let key = SigningKey::from_seed(&self.key()?.seed());
-        Ok(Person::new(self.account, key, self.deployment, home))
+        let person = Person::new(self.account, key, self.deployment, home);
+        Ok(person.keeping(self.dir.join("founded")))
     }
 
     /// Remembers that `statement` went to an identity authority.
@@ -538,117 +532,6 @@ impl Wallet {
     }
 }
 
-/// serde_json's kinds of errors, whose words could show the text that was read.
-trait ClassifyName {
-    fn classify_name(&self) -> &'static str;
-}
-
-impl ClassifyName for serde_json::Error {
-    fn classify_name(&self) -> &'static str {
-        match self.classify() {
-            serde_json::error::Category::Io => "no room",
-            _ => "its form",
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use quorate_engine::authz::identity::AccountGenesis;
-    use quorate_engine::crypto::labels::SIGN_ACCOUNT;
-    use quorate_engine::types::Nonce;
-    use std::os::unix::fs::PermissionsExt;
-
-    const D: DeploymentId = DeploymentId([1; 16]);
-
-    fn key() -> SigningKey {
-        SigningKey::from_seed(&Secret::take(&mut [0xa7; 32]))
-    }
-
-    fn wallet(dir: &Path) -> Wallet {
-        let genesis = AccountPayload::Genesis(AccountGenesis {
-            deployment: D,
-            authorities: [AuthorityId::new("id-ee").unwrap()].into(),
-            device: PublicKey(key().public()),
-            expires_ms: 1000,
-            secret: None,
-            created_ms: 1,
-            nonce: Nonce([5; 16]),
-        });
-        let signed = Envelope::sign(SIGN_ACCOUNT, &D, &genesis, &[&key()]);
-        Wallet::new(dir, "anna", signed, key()).unwrap()
-    }
-
-    #[test]
-    fn it_comes_back_as_it_was_and_only_its_owner_reads_it() {
-        let tmp = tempfile::tempdir().unwrap();
-        let dir = tmp.path().join("w");
-        let mut w = wallet(&dir);
-        assert!(!Wallet::exists(&dir));
-        assert_eq!(Wallet::load(&dir).unwrap_err().code, "no_wallet");
-        w.enrolled = true;
-        w.save().unwrap();
-        let path = dir.join(WALLET_FILE);
-        let mode = |p: &Path| std::fs::metadata(p).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(&path), mode(&dir)), (0o600, 0o700));
-        let again = Wallet::load(&dir).unwrap();
-        assert!(again.enrolled && again.account == w.account && again.head == w.head);
-        assert_eq!(again.key().unwrap().public(), key().public());
-        assert_eq!(again.devices().len(), 1);
-        for mode in [0o640, 0o604] {
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-            let e = Wallet::load(&dir).unwrap_err();
-            assert!(e.next.starts_with("run chmod 600 "), "{e}");
-            assert!(!e.to_string().contains("a7a7"), "{e}");
-        }
-    }
-
-    #[test]
-    fn broken_files_are_refused_and_their_content_is_not_shown() {
-        let tmp = tempfile::tempdir().unwrap();
-        let w = wallet(tmp.path());
-        w.save().unwrap();
-        let path = tmp.path().join(WALLET_FILE);
-        let good = std::fs::read_to_string(&path).unwrap();
-        assert!(good.contains("a7a7"));
-        let seed = "a7".repeat(32);
-        let changes = [
-            ("\"format\":1", "\"format\":2"),
-            ("\"format\":1", &*format!("\"format\":\"{seed}\"")),
-            ("\"enrolled\":false", &*format!("\"enrolled\":\"{seed}\"")),
-            ("\"name\":", "\"more\":1,\"name\":"),
-            (&*seed, &*seed[..60]),
-            (&*w.account.to_string(), &*"0".repeat(64)),
-        ];
-        for (from, to) in changes {
-            std::fs::write(&path, good.replacen(from, to, 1)).unwrap();
-            let e = Wallet::load(tmp.path()).unwrap_err();
-            assert!(!e.to_string().contains("a7a7"), "{from}: {e}");
-        }
-    }
-
-    #[test]
-    fn nothing_of_the_key_is_printed() {
-        let tmp = tempfile::tempdir().unwrap();
-        let text = format!("{:?}", wallet(tmp.path()));
-        assert!(!text.contains("a7a7") && !text.contains("167"), "{text}");
-    }
-
-    #[test]
-    fn under_a_passphrase_the_key_is_not_in_the_file() {
-        let tmp = tempfile::tempdir().unwrap();
-        let mut w = wallet(tmp.path());
-        let passphrase = |t: &str| Passphrase(Zeroizing::new(t.as_bytes().to_vec()));
-        w.seal(&passphrase("correct horse battery")).unwrap();
-        w.save().unwrap();
-        let text = std::fs::read_to_string(tmp.path().join(WALLET_FILE)).unwrap();
-        assert!(!text.contains("a7a7"));
-        let mut again = Wallet::load(tmp.path()).unwrap();
-        assert!(again.is_sealed() && again.key().is_err());
-        let e = again.open(&passphrase("correct horse bat")).unwrap_err();
-        assert_eq!(e.code, "wallet_passphrase");
-        again.open(&passphrase("correct horse battery")).unwrap();
-        assert_eq!(again.key().unwrap().public(), key().public());
-    }
-}
+#[path = "wallet_tests.rs"]
+mod tests;

@@ -333,6 +333,7 @@ impl Run {
                 idempotency_key: self.key(key, &"new"),
                 profile: wanted.profile,
                 public: false,
+                keep: true,
             };
             return Ok(self
                 .client

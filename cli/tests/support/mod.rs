@@ -57,7 +57,6 @@ pub struct Faults {
 #[derive(Default)]
 pub struct Store {
     pub rooms: BTreeMap<String, Room>,
-    pub created: BTreeMap<(String, String), String>,
 }
 
 #[derive(Default)]
@@ -446,9 +445,8 @@ fn create(shared: &Shared, device: &str, request: CreateChat) -> Answer {
     let genesis = from_wire(&request.genesis);
     let signers = genesis.signers(SIGN_MEMBERSHIP, &DeploymentId([0; 16]));
     assert_eq!(signers.unwrap(), [key().public()].into());
-    let next = chat_id(&genesis).to_string();
-    let key = (device.to_owned(), request.idempotency_key);
-    let id = store.created.entry(key).or_insert(next).clone();
+    // As a home does: the genesis makes the chat, whatever the key.
+    let id = chat_id(&genesis).to_string();
     let room = store.rooms.entry(id.clone()).or_insert_with(|| Room {
         messages: vec![message(0, device, request.profile)],
         keys: BTreeMap::new(),

@@ -61,11 +61,10 @@ fn transfer(world: &World, to: &NodeName) {
 
 /// A chat made and read under its own idempotency keys, repeated over a crash: the same chat.
 async fn open_one(client: &Client) -> String {
-    let request = NewChat {
-        idempotency_key: hex::encode(rand::random::<[u8; 16]>()),
-        profile: content("opened while a failpoint is armed"),
-        public: false,
-    };
+    let request = NewChat::new(
+        hex::encode(rand::random::<[u8; 16]>()),
+        content("opened while a failpoint is armed"),
+    );
     let began = Instant::now();
     let chat = loop {
         match client.create_chat(&request).await {

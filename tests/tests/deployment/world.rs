@@ -183,11 +183,7 @@ impl World {
     /// Makes a chat.
     pub fn chat(&self, title: &str) -> String {
         let client = self.client();
-        let request = NewChat {
-            idempotency_key: hex::encode(rand::random::<[u8; 16]>()),
-            profile: content(title),
-            public: false,
-        };
+        let request = NewChat::new(hex::encode(rand::random::<[u8; 16]>()), content(title));
         self.wait(client.create_chat(&request)).unwrap().id
     }
 

@@ -5,5 +5,6 @@ mod apply;
 mod crash;
 mod fixtures;
 mod lease;
+mod members;
 mod model;
 mod opening;

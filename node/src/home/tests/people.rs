@@ -157,6 +157,8 @@ struct Chain {
 
 /// What a custodian in memory was told of people and chats.
 pub struct Registry {
+    /// When set, every later statement of a chat is refused.
+    pub refuses: bool,
     pub devices: BTreeMap<DeviceId, (AccountId, DeviceStanding)>,
     chats: BTreeMap<ChatId, Chain>,
 }
@@ -193,6 +195,7 @@ impl Default for Registry {
             (p.device(), (p.account(), DeviceStanding::Live { public }))
         });
         Self {
+            refuses: false,
             devices: known.collect(),
             chats: BTreeMap::new(),
         }
@@ -236,6 +239,9 @@ impl Registry {
             ChatPayload::Genesis(_) => (chat_id(statement), 0),
             ChatPayload::Statement(s) => (s.chat, s.number),
         };
+        if self.refuses {
+            return Err(refused("device", "its clock is ahead".into(), None));
+        }
         let chain = self.chats.get(&chat);
         let reads = Reads(self, chain);
         let ctx = MembershipContext {
