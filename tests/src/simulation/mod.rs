@@ -27,6 +27,7 @@ pub mod cluster;
 pub mod collect;
 pub mod custodian;
 pub mod facts;
+mod intruder;
 pub mod invariants;
 pub mod leader;
 mod overlay;

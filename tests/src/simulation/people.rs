@@ -419,6 +419,20 @@ impl World {
             },
         };
         self.recorder.fact(barred);
+        if self.chance(50) {
+            let (n, who, device) = match shuts {
+                Shuts::Device(who, id) => {
+                    let persons = &self.people.persons;
+                    let device = persons[who].devices.iter().position(|d| d.id == id);
+                    (self.pick(self.people.chats.len()), who, device.unwrap_or(0))
+                }
+                Shuts::Member(n, who) => (n, who, 0),
+                Shuts::Nobody => return,
+            };
+            if n < self.people.chats.len() {
+                self.try_again(n, who, device);
+            }
+        }
     }
 
     /// A custodian looks what the others have that it lacks.

@@ -4,15 +4,12 @@ use super::Mutant;
 use super::clients::Want;
 use super::custodian::{Custodian, Lie};
 use super::facts::Fact;
-use super::people::PERSONS;
-use super::world::{DEPLOYMENT, Event, World, home};
+use super::world::World;
 use quorate_engine::audit::{Hash, Log, empty_root, entry_bytes, leaf_hash, node_hash};
-use quorate_engine::custody::protocol::{
-    CustodianRequest, FreezeScope, KeyRef, Reason, ReleaseRequest,
-};
+use quorate_engine::custody::protocol::{FreezeScope, KeyRef};
 use quorate_engine::custody::{Held, share};
 use quorate_engine::home::read;
-use quorate_engine::types::{ChatId, CustodianId, RequestId};
+use quorate_engine::types::CustodianId;
 use rand::RngExt;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -143,71 +140,8 @@ fn act(w: &mut World, rollbacks: bool) {
         }
         97..100 if rollbacks => roll_back(w, number),
         100..108 => w.change_people(),
-        108.. => intrude(w),
+        108.. => w.intrude(),
         _ => lag(w),
-    }
-}
-
-/// Whoever took the home asks every custodian for a key, with a grant of someone who may
-/// have been removed or revoked, or one that does not cover the key, or more than it allows.
-fn intrude(w: &mut World) {
-    if w.chats == 0 {
-        return;
-    }
-    let n = w.rng.random_range(1..=w.chats);
-    let chat = w.chat_id(n);
-    let keys = dealings(w, &chat);
-    if keys.is_empty() {
-        return;
-    }
-    let key = keys[w.pick(keys.len())];
-    let shard = w.shards[w.shard_of(&chat)].kv();
-    let (epoch, _) = read::epoch_of(shard, &key)
-        .expect("memory does not fail")
-        .expect("it was dealt");
-    let who = w.pick(PERSONS);
-    let device = w.pick(w.people.persons[who].devices.len());
-    let mut claims = w.claims(who, n);
-    let trick = w.pick(8);
-    let mut requests = 1;
-    match trick {
-        0 => claims.chats[0].from = epoch + 1,
-        1 if epoch > 0 => claims.chats[0].to = Some(epoch - 1),
-        2 => (claims.ceiling, requests) = (1, 2),
-        3 => claims.not_before_s += 400,
-        4 => {
-            (claims.not_before_s, claims.expires_s) =
-                (claims.not_before_s - 840, claims.not_before_s)
-        }
-        _ => {}
-    }
-    let grant = match trick {
-        5 => w.forged(who, device, claims),
-        6 if w.chance(20) => String::new(),
-        _ => w.signed(who, device, claims),
-    };
-    w.recorder
-        .did(format!("someone asks for {} by trick {trick}", key.key_id));
-    for _ in 0..requests {
-        for custodian in 0..w.custodians.len() {
-            let request = ReleaseRequest {
-                request: RequestId(w.bytes()),
-                home: home(),
-                node: 1,
-                deployment: DEPLOYMENT,
-                lease_key: w.thief.public(),
-                reason: Reason::Read,
-                grant: grant.clone(),
-                keys: vec![key],
-            };
-            w.send(Event::Request {
-                leader: 0,
-                call: 0,
-                custodian,
-                node: 1,
-                request: Box::new(CustodianRequest::Release(request)),
-            });
-        }
     }
 }
 
@@ -226,28 +160,13 @@ fn scope(w: &mut World) -> FreezeScope {
     FreezeScope::Chat(w.chat_id(n))
 }
 
-/// All dealings of a chat that the home knows of.
-fn dealings(w: &World, chat: &ChatId) -> Vec<KeyRef> {
-    let kv = w.shards[w.shard_of(chat)].kv();
-    let next = read::chat(kv, chat)
-        .expect("memory does not fail")
-        .and_then(|c| c.last)
-        .map_or(0, |(e, _)| e + 1);
-    let rows = (0..next).filter_map(|e| read::epoch(kv, chat, e).expect("memory does not fail"));
-    rows.map(|r| KeyRef {
-        chat: *chat,
-        key_id: r.key_id,
-    })
-    .collect()
-}
-
 fn shred(w: &mut World, number: usize) {
     if w.chats == 0 {
         return;
     }
     let n = w.rng.random_range(1..=w.chats);
     let chat = w.chat_id(n);
-    let keys = dealings(w, &chat);
+    let keys = w.dealings(&chat);
     let everywhere = w.chance(30);
     for n in 0..w.custodians.len() {
         if !keys.is_empty() && (everywhere || n == number) {
@@ -355,7 +274,7 @@ fn rest(w: &mut World) {
     }
     for chat in chats {
         let id = w.chat_id(chat);
-        let readable = dealings(w, &id).iter().all(|k| obtainable(w, k));
+        let readable = w.dealings(&id).iter().all(|k| obtainable(w, k));
         let op = w.begin(chat, Want::Read);
         settle(w, &[op]);
         if readable && !w.ops[&op].ok {

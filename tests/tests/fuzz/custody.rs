@@ -315,6 +315,15 @@ pub(crate) fn release_command() -> Target {
             corpus.push(codec::encode(1, &(asked, claims.clone())));
         }
     }
+    // Unchanged, it gets the keys that it covers.
+    let commands = vec![Command::Release(release(&member, 98, 0..4))];
+    let proposal = Proposal::new(START_MS + 100, commands, Dice::new(0, "good", 0).rng());
+    let done = apply(&mut held.clone(), 99, &proposal.encode()).expect("committed");
+    let done = done.into_iter().next().expect("one command").granted();
+    let done = done.expect("a release");
+    let results = &done.value().results;
+    let out: Vec<bool> = results.iter().map(Result::is_ok).collect();
+    assert_eq!(out, [true, true, true, false], "{results:?}");
     let good = release(&member, 99, 0..1);
     let check = move |bytes: &[u8]| {
         let decoded = codec::decode::<(Release, String)>("release", 1, bytes);
