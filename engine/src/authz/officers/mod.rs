@@ -278,6 +278,6 @@ pub(super) fn line(text: &str, max: usize) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod testkit;
+pub(crate) mod testkit;
 #[cfg(test)]
 mod tests;

@@ -127,7 +127,7 @@ fn each_grant_that_does_not_hold_has_its_own_reason_and_entry() {
     let rows: Vec<(&str, Change, Said, bool, R)> = vec![
         (
             "another deployment",
-            |c| c.deployment = DeploymentId([1; 16]),
+            |c| c.deployment = DeploymentId([9; 16]),
             None,
             true,
             R::OtherDeployment,
@@ -358,7 +358,13 @@ fn a_stolen_device_runs_dry_and_is_told_when_to_come_back() {
 #[test]
 fn the_log_names_people_by_commitments_that_openings_open() {
     let mut b = stored();
-    b.effect(release(1, vec![key_ref(1, 1), key_ref(2, 3)]));
+    // A lease key whose hash is no chat's id.
+    b.effect(release_as(
+        "ae",
+        1,
+        7,
+        vec![key_ref(1, 1), key_ref(2, 3)],
+    ));
     let entry = b.last_entry();
     let json = audit::entry_bytes(&b.kv, entry.index).unwrap().unwrap();
     let json = String::from_utf8(json).unwrap();
