@@ -10,7 +10,7 @@ use super::{Case, Done, WARM_UP, spread};
 use crate::client::ClientError;
 use crate::exit::{Exit, Failure};
 use futures::future::BoxFuture;
-use quorate_engine::authz::home_authority;
+use quorate_engine::authz::grant::GrantHash;
 use quorate_engine::crypto::seal::{
     Receiver, RecipientKey, ReleaseBinding, Sender, ShareBinding, deal_info, release_info,
 };
@@ -186,6 +186,7 @@ impl HomeNode {
         let sealed = self.sender.seal(&self.place(key_id), None, fresh(), &share);
         SealedItem {
             chat: self.chat,
+            epoch: 0,
             key_id,
             policy: self.policy,
             commitment: commitment(&key_id, &self.custodian, &share),
@@ -237,6 +238,7 @@ impl HomeNode {
             deployment: self.deployment,
             lease_key: self.lease_key.public(),
             reason: Reason::Drill,
+            grant: String::new(),
             keys: keys.iter().map(|k| k.key).collect(),
         });
         let CustodianReply::Release(reply) = self.ask(&asked).await? else {
@@ -270,7 +272,7 @@ impl HomeNode {
         let receiver =
             Receiver::new(&self.lease_key, &reply.encapsulated, &info).map_err(|e| bad(&e))?;
         let binding = ReleaseBinding {
-            authority: home_authority(&self.deployment, &self.home, self.node),
+            authority: GrantHash::of("").0,
             node: self.node,
             lease_key: self.lease_key.public().hash(),
         };

@@ -160,7 +160,7 @@ pub enum KeyOutcome {
     GrantPayload,
     /// Refused: the grant's act must name read, write or both, each once.
     GrantActions,
-    /// Refused: the grant must name 1 to 64 chats, each once, with from no greater than to.
+    /// Refused: the grant must name at most 64 chats, each once, with from no greater than to.
     GrantChats,
     /// Refused: the grant's ceiling is 0; it must allow a key at least.
     GrantCeiling,

@@ -2,7 +2,7 @@
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use quorate_engine::custody::Overview;
-use quorate_engine::custody::protocol::{ReleaseReply, ShareResult, StoreOutcome};
+use quorate_engine::custody::protocol::{Refusal, ReleaseReply, ShareResult, StoreOutcome};
 use quorate_engine::types::{CustodianId, NodeId};
 
 const STORES: &str = "quorate_custodian_stores_total";
@@ -109,7 +109,7 @@ impl Figures {
             match share {
                 ShareResult::Share { .. } => of!(counter, self, RELEASES).increment(1),
                 ShareResult::Refused(reason) => {
-                    of!(counter, self, REFUSALS, "reason" => reason.to_string()).increment(1);
+                    of!(counter, self, REFUSALS, "reason" => code(reason)).increment(1);
                 }
             }
         }
@@ -126,4 +126,22 @@ impl Figures {
         of!(gauge, self, LIVE).set(held as f64);
         of!(gauge, self, SEALING_EXPIRES).set(view.sealing_expires_ms.unwrap_or(0) as f64 / 1e3);
     }
+}
+
+/// A label of its own for each reason, and no numbers in it.
+pub(super) fn code(reason: &Refusal) -> String {
+    match reason {
+        Refusal::NotHeld => "not_held",
+        Refusal::Tombstoned => "tombstoned",
+        Refusal::Frozen => "frozen",
+        Refusal::WrongChat => "wrong_chat",
+        Refusal::RequestMismatch => "request_mismatch",
+        Refusal::NotAuthorised => "another_homes_key",
+        Refusal::Grant(why) => return format!("grant_{}", why.code()),
+        Refusal::AccountBudget { .. } => "account_budget",
+        Refusal::HomeNodeBudget { .. } => "home_node_budget",
+        Refusal::OverallBudget { .. } => "overall_budget",
+        Refusal::Damaged => "damaged",
+    }
+    .into()
 }

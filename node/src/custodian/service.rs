@@ -4,26 +4,28 @@ use super::chains::Kind;
 use super::consensus::{SubmitError, view};
 use super::departure::Leaving;
 use super::pool::INLINE_SHARES_MAX;
-use super::{Custodian, RETRY_MS, cache};
+use super::{Custodian, RETRY_MS, cache, figures};
 use crate::config::ClusterRole;
 use crate::peer::{Answer, PeerIdentity, Service, ServiceError};
 use bytes::Bytes;
 use fail::fail_point;
 use futures::future::BoxFuture;
+use quorate_engine::audit::Log;
 use quorate_engine::authz::chain::Source;
 use quorate_engine::authz::envelope::Envelope;
-use quorate_engine::authz::{Authorised, Claimed, HomePeer, authorise_release};
+use quorate_engine::authz::{Authorised, Claimed, HomePeer, authorise_peer};
 use quorate_engine::crypto::seal::Receiver;
 use quorate_engine::custody::protocol::{
     AbandonRequest, CustodianReply, CustodianRequest, FEED_HOLD_MS, PROTOCOL_VERSION, ReleaseReply,
-    ReleaseRequest, SealSession, StoreOutcome, StoreRequest,
+    ReleaseRequest, SealSession, ShareResult, StoreOutcome, StoreRequest,
 };
 use quorate_engine::custody::{
-    self, Applied, Command, Committed, Effect, KeyKind, LeaseSender, PreparedStore, StoreDecision,
-    WrappingKeys, check_store, finish_release, open_session, prepare_abandon, prepare_release,
-    prepare_store,
+    self, Applied, Command, Committed, Effect, KeyKind, LeaseSender, PreparedStore, RequestError,
+    StoreDecision, WrappingKeys, check_store, finish_release, open_session, prepare_abandon,
+    prepare_release, prepare_store,
 };
-use quorate_engine::types::{DeploymentId, HomeId, NodeId, codec};
+use quorate_engine::types::{AccountId, DeploymentId, DeviceId, HomeId, NodeId, codec};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -92,6 +94,41 @@ impl From<SubmitError> for Box<CustodianReply> {
     }
 }
 
+/// Why a release is not proposed.
+enum NotPrepared {
+    Request(RequestError),
+    Instead(Box<CustodianReply>),
+}
+
+impl From<RequestError> for NotPrepared {
+    fn from(e: RequestError) -> Self {
+        Self::Request(e)
+    }
+}
+
+impl From<NotPrepared> for Box<CustodianReply> {
+    fn from(e: NotPrepared) -> Self {
+        match e {
+            NotPrepared::Request(e) => invalid(e),
+            NotPrepared::Instead(reply) => reply,
+        }
+    }
+}
+
+/// One line a reason: which chats and people it was about stands in the log's openings alone.
+fn warn_of_refusals(who: &Authorised, reply: &ReleaseReply) {
+    let mut reasons = BTreeMap::<String, usize>::new();
+    for share in &reply.shares {
+        if let ShareResult::Refused(why) = share {
+            *reasons.entry(figures::code(why)).or_default() += 1;
+        }
+    }
+    for (reason, keys) in reasons {
+        let (home, node, entry) = (who.home(), who.node(), reply.receipt.entry);
+        tracing::warn!(%home, node, entry, reason, keys, "shares were refused");
+    }
+}
+
 /// A reply, or the reply that says why not.
 pub(super) type Answered<T> = Result<T, Box<CustodianReply>>;
 
@@ -139,7 +176,10 @@ impl Custodian {
             CustodianReply::NotLeader { .. } => "not_leader",
             CustodianReply::Busy { .. } => "busy",
             CustodianReply::Unknown { .. } => "unknown",
-            CustodianReply::Invalid { .. } => "invalid",
+            CustodianReply::Invalid { reason } => {
+                tracing::warn!(%from, kind, "a request that is never answered: {reason}");
+                "invalid"
+            }
             _ => "answered",
         };
         self.0.figures.request(kind, result);
@@ -230,7 +270,7 @@ impl Custodian {
             node,
         };
         let known = (self.0.homes)();
-        authorise_release(&self.0.place.deployment, &known, &peer, &claimed).map_err(invalid)
+        authorise_peer(&self.0.place.deployment, &known, &peer, &claimed).map_err(invalid)
     }
 
     /// Proposes a command and waits for its commit. Commands that must not wait
@@ -365,7 +405,19 @@ impl Custodian {
         if let Some(why) = self.behind(chats, None) {
             return Err(busy(why));
         }
-        let command = prepare_release(&self.0.place, who, &request).map_err(invalid)?;
+        // The signature is looked at here, once; device, member, epoch, ceiling and time in `apply`.
+        let device = |account: &AccountId, device: &DeviceId| {
+            if let Some(why) = self.behind([], Some(*account)) {
+                return Err(NotPrepared::Instead(busy(why)));
+            }
+            let read = view(&*self.0.consensus, |kv| {
+                // As entry time will be: a clock that is behind the log does not revive a device.
+                let now = Log::load(kv)?.time_for(self.now());
+                custody::device(kv, account, device, now)
+            });
+            read.map_err(|e| NotPrepared::Instead(busy(e.0)))
+        };
+        let command = prepare_release(&self.0.place, who, &request, device)?;
         let leaving = self.0.gate.begin();
         fail_point!("custodian-release-before-propose");
         let committed = self.submit(command).await?;
@@ -408,6 +460,7 @@ impl Custodian {
         };
         let reply = self.0.pool.run(small, work).await.map_err(busy)??;
         self.0.figures.released(&reply);
+        warn_of_refusals(who, &reply);
         Ok((CustodianReply::Release(reply), leaving))
     }
 

@@ -9,14 +9,14 @@ use crate::config::ClusterRole;
 use crate::peer::{PeerIdentity, Service, ServiceError};
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use quorate_engine::authz;
+use quorate_engine::authz::grant::GrantHash;
 use quorate_engine::crypto::seal::{ReleaseBinding, Sender, ShareBinding, release_info};
 use quorate_engine::crypto::sign::SigningKey;
 use quorate_engine::custody::protocol::{
     CustodianReply, CustodianRequest, Feed, PROTOCOL_VERSION, Receipt, ReleaseReply,
     ReleaseRequest, ShareResult,
 };
-use quorate_engine::types::{CustodianId, DeploymentId, HomeId, PolicyId, Share, codec};
+use quorate_engine::types::{CustodianId, DeploymentId, PolicyId, Share, codec};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Answers a custodian's service with false shares.
@@ -56,9 +56,8 @@ impl Liar {
         request: &ReleaseRequest,
     ) -> Result<ReleaseReply, String> {
         let mut rng = rand::rng();
-        let home = HomeId::new(&from.cluster).map_err(|e| e.to_string())?;
         // It binds its lies as an honest custodian would: only the share is false.
-        let authority = authz::home_authority(&self.deployment, &home, from.node);
+        let authority = GrantHash::of(&request.grant).0;
         let info = release_info(&self.deployment, &self.custodian);
         let (sender, encapsulated) =
             Sender::new(&request.lease_key, &info, &mut rng).map_err(|e| e.to_string())?;

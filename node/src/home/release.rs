@@ -9,7 +9,7 @@ use super::custodians::AskError;
 use super::leases::{LeaseError, LeasedKey, NewLease};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use quorate_engine::authz;
+use quorate_engine::authz::grant::GrantHash;
 use quorate_engine::crypto::seal::{
     Receiver, RecipientKey, ReleaseBinding, ShareBinding, release_info,
 };
@@ -324,6 +324,7 @@ impl Job {
             deployment: config.deployment,
             lease_key: self.lease_key.public(),
             reason: self.reason,
+            grant: String::new(),
             keys: ask.keys.clone(),
         });
         let wait = ask.deadline.saturating_sub(self.core.clock.mono());
@@ -377,7 +378,7 @@ impl Job {
         let info = release_info(&config.deployment, &ask.custodian);
         let receiver = Receiver::new(&self.lease_key, &reply.encapsulated, &info).ok();
         let binding = ReleaseBinding {
-            authority: authz::home_authority(&config.deployment, &config.home, config.node),
+            authority: GrantHash::of("").0,
             node: config.node,
             lease_key: self.lease_key.public().hash(),
         };

@@ -2,7 +2,7 @@
 //!
 //! Its listener takes mutual TLS with a verifier of the cluster's own CA
 //! (`pki` makes it). This module checks once more, from the leaf certificate's
-//! SAN URI `quorate://DEPLOYMENT/operator/CLUSTER/NAME`, that the caller is an
+//! SAN URI `quorate://DEPLOYMENT/operator/CLUSTER/NUMBER`, that the caller is an
 //! operator of this very cluster: a peer's or a neighbour's certificate gets
 //! 403 even if a verifier were set up wrongly.
 
@@ -10,6 +10,7 @@ use super::envelope::{InRequest, Limits, wrap};
 use super::input;
 use super::problem::{Failure, Handled};
 use super::serve::PeerInfo;
+use crate::pki::{CertIdentity, CertRole};
 use axum::body::Body;
 use axum::extract::{FromRef, FromRequestParts, State};
 use axum::http::{HeaderMap, StatusCode, request::Parts};
@@ -25,15 +26,14 @@ use quorate_engine::api::operator::{
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::officers::ProposalId;
 use quorate_engine::custody::protocol::{FreezeScope, KeyRef};
-use quorate_engine::types::{ChatId, KeyId, NodeId, OrderId, Outcome, RequestId};
+use quorate_engine::types::{ChatId, DeploymentId, KeyId, NodeId, OrderId, Outcome, RequestId};
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// The operator whose certificate a request came with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operator {
-    /// Name in its certificate; stands in the log.
+    /// Its number, as its certificate has it; stands in the log.
     pub name: String,
     /// BLAKE3 of its certificate (DER); stands in the log.
     pub certificate: [u8; 32],
@@ -173,8 +173,8 @@ fn custodian_only<T: Send + 'static>(verb: &str) -> BoxFuture<'static, OperatorR
 /// The cluster whose operators may call; compared with certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnCluster {
-    /// Deployment, as it stands in certificates.
-    pub deployment: String,
+    /// The deployment.
+    pub deployment: DeploymentId,
     /// Cluster name, as it stands in certificates.
     pub cluster: String,
 }
@@ -249,34 +249,13 @@ fn not_operator(own: &OwnCluster) -> Failure {
     )
 }
 
-/// The operator's name, if this certificate has exactly one SAN URI of ours
-/// and it names the role `operator` and this cluster.
+/// The operator's name, if this certificate says that it is an operator's of this cluster.
 fn operator_name(leaf: &[u8], own: &OwnCluster) -> Option<String> {
-    let (rest, certificate) = X509Certificate::from_der(leaf).ok()?;
-    if !rest.is_empty() {
-        return None;
-    }
-    let san = certificate.subject_alternative_name().ok()??;
-    let mut ours = san
-        .value
-        .general_names
-        .iter()
-        .filter_map(|name| match name {
-            GeneralName::URI(uri) => uri.strip_prefix("quorate://"),
-            _ => None,
-        });
-    let (only, None) = (ours.next()?, ours.next()) else {
-        return None;
-    };
-    let parts: Vec<&str> = only.split('/').collect();
-    match parts.as_slice() {
-        [deployment, "operator", cluster, name]
-            if *deployment == own.deployment && *cluster == own.cluster && !name.is_empty() =>
-        {
-            Some((*name).to_owned())
-        }
-        _ => None,
-    }
+    let who = CertIdentity::of_certificate(leaf).ok()?;
+    let ours = who.role == CertRole::Operator
+        && who.deployment == own.deployment
+        && who.cluster == own.cluster;
+    ours.then(|| who.node.to_string())
 }
 
 impl From<OperatorError> for Failure {

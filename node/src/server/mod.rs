@@ -396,7 +396,7 @@ async fn start_planes(
             .map_err(failed("health", listen.health))?,
     ];
     let own = OwnCluster {
-        deployment: core.config.deployment.to_string(),
+        deployment: core.config.deployment,
         cluster: core.config.cluster.clone(),
     };
     let router = operator_plane::router(Arc::new(operator::Operations(core.clone())), own);

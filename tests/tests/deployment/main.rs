@@ -15,5 +15,6 @@ mod full_disk;
 mod keys;
 mod load;
 mod operations;
+mod planes;
 mod shred;
 mod world;

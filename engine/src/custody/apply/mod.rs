@@ -79,6 +79,7 @@ impl Custody {
     }
 
     /// With standings read from elsewhere than the rows of accounts and chats.
+    #[cfg(test)]
     #[must_use]
     pub fn with_standings(mut self, standings: Arc<dyn Standings>) -> Self {
         self.standings = standings;

@@ -127,7 +127,7 @@ fn each_grant_that_does_not_hold_has_its_own_reason_and_entry() {
     let rows: Vec<(&str, Change, Said, bool, R)> = vec![
         (
             "another deployment",
-            |c| c.deployment = DeploymentId([9; 16]),
+            |c| c.deployment = DeploymentId([2; 16]),
             None,
             true,
             R::OtherDeployment,
@@ -358,13 +358,13 @@ fn a_stolen_device_runs_dry_and_is_told_when_to_come_back() {
 #[test]
 fn the_log_names_people_by_commitments_that_openings_open() {
     let mut b = stored();
-    // A lease key whose hash is no chat's id.
-    b.effect(release_as(
-        "ae",
-        1,
-        7,
-        vec![key_ref(1, 1), key_ref(2, 3)],
-    ));
+    let Command::Release(c) = release(9, vec![key_ref(1, 1), key_ref(2, 3)]) else {
+        panic!("a release")
+    };
+    b.effect(Command::Release(Release {
+        lease_key: [0x1e; 32],
+        ..c
+    }));
     let entry = b.last_entry();
     let json = audit::entry_bytes(&b.kv, entry.index).unwrap().unwrap();
     let json = String::from_utf8(json).unwrap();
@@ -373,7 +373,7 @@ fn the_log_names_people_by_commitments_that_openings_open() {
         phone().to_string(),
         chat(1).to_string(),
     ] {
-        assert!(!json.contains(&secret));
+        assert!(!json.contains(&secret), "{secret} in {json}");
     }
     let openings = audit::openings(&b.kv, entry.index).unwrap();
     let kinds: Vec<_> = openings.iter().map(|o| (o.kind, o.value.0)).collect();

@@ -1,58 +1,19 @@
 //! Three custodians of one node each, which believe the same authorities:
 //! statements from authorities and homes, and what one tells another.
 
+use super::people::{added, bank, chat_of, founded, key_of_bank, of_account, signed};
 use super::*;
 use crate::http::registry::{FromAuthority, RegistryApi, RegistryError};
 use quorate_engine::authz::chain::ChainId;
 use quorate_engine::authz::envelope::Envelope;
-use quorate_engine::authz::identity::{
-    AccountChange, AccountGenesis, AccountPayload, AccountStatement, AuthorityKey, AuthorityKeys,
-    AuthorityRecord, account_id, device_id,
-};
-use quorate_engine::authz::membership::{
-    ChatChange, ChatGenesis, ChatPayload, ChatStatement, chat_id,
-};
-use quorate_engine::authz::standing::{DeviceStanding, MemberStanding, Role};
-use quorate_engine::crypto::labels::{SIGN_ACCOUNT, SIGN_AUTHORITY, SIGN_MEMBERSHIP};
+use quorate_engine::authz::identity::{AccountChange, AuthorityKeys, AuthorityRecord};
+use quorate_engine::authz::standing::{DeviceStanding, MemberStanding};
+use quorate_engine::crypto::labels::SIGN_AUTHORITY;
 
 const HOUR: u64 = 60 * 60 * 1000;
 
-fn signer(n: u8) -> SigningKey {
-    SigningKey::from_seed(&Secret::take(&mut [n; 32]))
-}
-
-fn public(n: u8) -> PublicKey {
-    PublicKey(signer(n).public())
-}
-
-fn signed<T: serde::Serialize>(label: &str, statement: &T, by: &[u8]) -> Envelope {
-    let keys: Vec<SigningKey> = by.iter().map(|n| signer(*n)).collect();
-    let keys: Vec<&SigningKey> = keys.iter().collect();
-    Envelope::sign(label, &place().deployment, statement, &keys)
-}
-
 fn custodian_id(name: &str) -> CustodianId {
     CustodianId::new(name).unwrap()
-}
-
-/// Authority `bank`: statement key 100, identity key 101.
-fn bank() -> AuthorityRecord {
-    AuthorityRecord {
-        id: AuthorityId::new("bank").unwrap(),
-        entity: "Bank".into(),
-        jurisdiction: "jp".into(),
-        identity_key: public(101),
-        keys: vec![key_of_bank(1, 100)],
-    }
-}
-
-fn key_of_bank(version: u32, n: u8) -> AuthorityKey {
-    AuthorityKey {
-        version,
-        public: public(n),
-        not_before_ms: T0,
-        not_after_ms: T0 + 300 * DAY,
-    }
 }
 
 #[derive(Default)]
@@ -160,61 +121,6 @@ impl Site {
     }
 }
 
-fn founded(device: u8) -> Envelope {
-    let g = AccountGenesis {
-        deployment: place().deployment,
-        authorities: [bank().id].into(),
-        device: public(device),
-        expires_ms: T0 + 20 * DAY,
-        secret: None,
-        created_ms: T0,
-        nonce: Nonce([device; 16]),
-    };
-    signed(SIGN_ACCOUNT, &AccountPayload::Genesis(g), &[device, 100])
-}
-
-fn of_account(after: &Envelope, number: u64, change: AccountChange, by: &[u8]) -> Envelope {
-    let s = AccountStatement {
-        account: account_id(&founded(1)),
-        number,
-        previous: StatementHash(after.hash()),
-        at_ms: T0,
-        change,
-    };
-    signed(SIGN_ACCOUNT, &AccountPayload::Statement(s), by)
-}
-
-fn chat_of(device: u8) -> Envelope {
-    let g = ChatGenesis {
-        deployment: place().deployment,
-        creator: account_id(&founded(device)),
-        device: device_id(&public(device)),
-        public: false,
-        created_ms: T0,
-        nonce: Nonce([9; 16]),
-    };
-    signed(SIGN_MEMBERSHIP, &ChatPayload::Genesis(g), &[device])
-}
-
-/// Statement 1 of the first account's chat: the account of `device` comes in.
-fn added(device: u8) -> Envelope {
-    let genesis = chat_of(1);
-    let s = ChatStatement {
-        chat: chat_id(&genesis),
-        number: 1,
-        previous: StatementHash(genesis.hash()),
-        at_ms: T0,
-        account: account_id(&founded(1)),
-        device: device_id(&public(1)),
-        change: ChatChange::Add {
-            account: account_id(&founded(device)),
-            role: Role::Member,
-            from_epoch: 0,
-        },
-    };
-    signed(SIGN_MEMBERSHIP, &ChatPayload::Statement(s), &[1])
-}
-
 fn by(authority: &str) -> FromAuthority {
     FromAuthority {
         authority: AuthorityId::new(authority).unwrap(),
@@ -257,17 +163,17 @@ async fn an_authority_founds_an_account_and_only_it_sees_it() {
             other.map(|_: quorate_engine::api::registry::AccountHead| ())
         ),
     };
-    let alone = of_account(&genesis, 1, add.clone(), &[100, 7]);
+    let alone = of_account(&genesis, &genesis, 1, add.clone(), &[100, 7]);
     let told = ch.c.statement(by("bank"), Some(account), alone).await;
     assert_eq!(code(told), "unsigned");
     let before = ch.bench.log_size();
-    let mut forged = of_account(&genesis, 1, add.clone(), &[100, 7, 1]);
+    let mut forged = of_account(&genesis, &genesis, 1, add.clone(), &[100, 7, 1]);
     forged.payload = forged
         .payload
         .replace(&public(7).to_string(), &public(8).to_string());
     let told = ch.c.statement(by("bank"), Some(account), forged).await;
     assert_eq!(code(told), "envelope");
-    let elsewhere = of_account(&genesis, 1, add.clone(), &[100, 7, 1]);
+    let elsewhere = of_account(&genesis, &genesis, 1, add.clone(), &[100, 7, 1]);
     let told = ch.c.statement(by("bank"), None, elsewhere.clone()).await;
     assert_eq!(code(told), "wrong_kind");
     let wrong = AccountId([3; 32]);
@@ -286,7 +192,7 @@ async fn an_authority_founds_an_account_and_only_it_sees_it() {
         &signing().log.public(),
     );
     assert_eq!((verified, head.number), (Ok(()), 1));
-    let behind = of_account(&elsewhere, 3, AccountChange::Veto, &[1]);
+    let behind = of_account(&genesis, &elsewhere, 3, AccountChange::Veto, &[1]);
     let told = ch.tell("account", &behind).await.unwrap_err();
     assert_eq!((told.code.as_str(), told.have), ("behind", Some(1)));
 }
@@ -303,7 +209,7 @@ async fn a_new_statement_key_is_taken_on_the_identity_keys_word() {
     let rotation = |by: u8| {
         let statement = AuthorityKeys {
             authority: bank().id,
-            key: key_of_bank(2, 102),
+            key: key_of_bank(2, 102, T0),
             oldest: 1,
         };
         signed(SIGN_AUTHORITY, &statement, &[by])
@@ -340,7 +246,7 @@ async fn who_was_away_catches_up_and_until_then_releases_nothing_of_the_chat() {
             chat,
             key_id: key(1),
         }],
-        ..Home::meet(&ch.c).await.release(1, &[1])
+        ..Home::stranger(&ch.c).await.release(1, &[1])
     };
     let release = CustodianRequest::Release(release);
     let home = home_node();

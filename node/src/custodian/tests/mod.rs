@@ -4,12 +4,18 @@
 mod chains;
 mod departure;
 mod duties;
+mod grants;
+mod people;
 mod raft;
 
 use super::*;
 use crate::config::ClusterRole;
 use crate::peer::{PeerIdentity, Service};
 use futures::future::BoxFuture;
+use people::{account_of, chat_at, introduce, public, signer};
+use quorate_engine::authz::grant::{Action, ChatRange, Claims, Grant, GrantHash};
+use quorate_engine::authz::identity::{account_id, device_id};
+use quorate_engine::authz::membership::chat_id;
 use quorate_engine::crypto::seal::{
     Receiver, RecipientKey, ReleaseBinding, Sender, ShareBinding, deal_info, release_info,
 };
@@ -25,6 +31,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 const T0: u64 = 1_700_000_000_000;
 const DAY: u64 = 24 * 60 * 60 * 1000;
+/// The epoch of every share.
+const EPOCH: EpochNo = 5;
 
 /// One log, shared by all nodes: what consensus promises, without its work.
 struct Shared {
@@ -335,27 +343,55 @@ fn home_node() -> PeerIdentity {
     }
 }
 
+/// The chat of the account of device 1.
 fn chat() -> ChatId {
-    ChatId([5; 32])
+    chat_id(&people::chat_of(1))
 }
 
-fn binding(key_id: KeyId, policy: PolicyId) -> ShareBinding {
+fn binding(chat: ChatId, key_id: KeyId, policy: PolicyId) -> ShareBinding {
     ShareBinding {
         deployment: place().deployment,
         custodian: place().custodian,
-        chat: chat(),
+        chat,
         key_id,
         policy,
     }
 }
 
-/// A home's side: one session, one lease key.
+/// What device 1 grants home `ae` from a minute before `now_ms`: its chat, whole.
+fn claims(account: AccountId, chat: ChatId, now_ms: u64) -> Claims {
+    let not_before_s = now_ms / 1000 - 60;
+    Claims {
+        account,
+        deployment: place().deployment,
+        home: HomeId::new("ae").unwrap(),
+        actions: vec![Action::Write],
+        chats: vec![ChatRange {
+            chat,
+            from: 0,
+            to: None,
+        }],
+        ceiling: 1_000,
+        not_before_s,
+        expires_s: not_before_s + 900,
+        id: GrantId(rand::random()),
+    }
+}
+
+fn sign(device: u8, claims: Claims) -> String {
+    let grant = Grant::sign(device_id(&public(device)), &signer(device), claims);
+    grant.unwrap().compact().to_owned()
+}
+
+/// A home's side: one session, one lease key, and a grant by device 1 for its chat.
 struct Home {
     session: SealSession,
     sender: Sender,
     lease: RecipientKey,
     policy: PolicyId,
     log: [u8; 32],
+    chat: ChatId,
+    grant: String,
 }
 
 fn share_of(key_id: &KeyId) -> Share {
@@ -367,7 +403,13 @@ fn key(n: u8) -> KeyId {
 }
 
 impl Home {
+    /// With the people of `T0`, who are made known if they are not yet.
     async fn meet(c: &Custodian) -> Self {
+        introduce(c, T0).await;
+        Self::stranger(c).await
+    }
+
+    async fn stranger(c: &Custodian) -> Self {
         let reply = c.answer(&home_node(), CustodianRequest::SealingKey).await;
         let CustodianReply::SealingKey(s) = reply else {
             panic!("{reply:?}")
@@ -379,10 +421,17 @@ impl Home {
         } = place();
         s.verify(&deployment, &custodian, &identity, c.now())
             .unwrap();
-        Self::of(s, policy().id(), signing().log.public())
+        let grant = sign(1, claims(account_of(1), chat(), c.now()));
+        Self::of(s, policy().id(), signing().log.public(), chat(), grant)
     }
 
-    fn of(s: SealingKeyStatement, policy: PolicyId, log: [u8; 32]) -> Self {
+    fn of(
+        s: SealingKeyStatement,
+        policy: PolicyId,
+        log: [u8; 32],
+        chat: ChatId,
+        grant: String,
+    ) -> Self {
         let Place {
             deployment,
             custodian,
@@ -403,22 +452,29 @@ impl Home {
             lease: RecipientKey::generate(&mut rng),
             policy,
             log,
+            chat,
+            grant,
         }
     }
 
     fn store(&self, keys: &[u8], expires_ms: Option<u64>) -> CustodianRequest {
+        self.store_in(self.chat, keys, expires_ms)
+    }
+
+    fn store_in(&self, chat: ChatId, keys: &[u8], expires_ms: Option<u64>) -> CustodianRequest {
         let seal = |k: &u8| {
             let (key_id, mut nonce) = (key(*k), [0; 24]);
             rand::Rng::fill_bytes(&mut rand::rng(), &mut nonce);
             let share = share_of(&key_id);
             SealedItem {
-                chat: chat(),
+                chat,
+                epoch: EPOCH,
                 key_id,
                 policy: self.policy,
                 commitment: commitment(&key_id, &place().custodian, &share),
                 sealed: self
                     .sender
-                    .seal(&binding(key_id, self.policy), None, nonce, &share),
+                    .seal(&binding(chat, key_id, self.policy), None, nonce, &share),
                 expires_ms,
             }
         };
@@ -432,7 +488,7 @@ impl Home {
 
     fn release(&self, request: u8, keys: &[u8]) -> ReleaseRequest {
         let key_ref = |k: &u8| KeyRef {
-            chat: chat(),
+            chat: self.chat,
             key_id: key(*k),
         };
         ReleaseRequest {
@@ -442,12 +498,23 @@ impl Home {
             deployment: place().deployment,
             lease_key: self.lease.public(),
             reason: Reason::Read,
+            grant: self.grant.clone(),
             keys: keys.iter().map(key_ref).collect(),
         }
     }
 
     /// Opens what came back: `Ok(first byte)` per key.
     fn open(&self, keys: &[u8], reply: &ReleaseReply) -> Vec<Result<bool, Refusal>> {
+        self.open_under(&self.grant, keys, reply)
+    }
+
+    /// What was released under `grant` opens under no other.
+    fn open_under(
+        &self,
+        grant: &str,
+        keys: &[u8],
+        reply: &ReleaseReply,
+    ) -> Vec<Result<bool, Refusal>> {
         let Place {
             deployment,
             custodian,
@@ -459,11 +526,7 @@ impl Home {
             .unwrap();
         let info = release_info(&deployment, &custodian);
         let context = ReleaseBinding {
-            authority: quorate_engine::authz::home_authority(
-                &deployment,
-                &HomeId::new("ae").unwrap(),
-                4,
-            ),
+            authority: GrantHash::of(grant).0,
             node: 4,
             lease_key: self.lease.public().hash(),
         };
@@ -472,7 +535,11 @@ impl Home {
             ShareResult::Share { sealed } => {
                 let opener = Receiver::new(&self.lease, &reply.encapsulated, &info).unwrap();
                 let share = opener
-                    .open(&binding(key(*k), self.policy), Some(&context), sealed)
+                    .open(
+                        &binding(self.chat, key(*k), self.policy),
+                        Some(&context),
+                        sealed,
+                    )
                     .unwrap();
                 Ok(share.expose() == share_of(&key(*k)).expose())
             }

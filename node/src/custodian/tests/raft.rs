@@ -156,7 +156,18 @@ impl World {
         } = place();
         s.verify(&deployment, &custodian, &self.log, system_clock()())
             .unwrap();
-        Home::of(s, self.policy, self.log)
+        let leader = loop {
+            match self.nodes.values().find(|n| n.custodian.serves()) {
+                Some(n) => break &n.custodian,
+                None => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        };
+        let now = system_clock()();
+        introduce(leader, now).await;
+        let account = account_id(&people::founded_at(now, 1, 20 * DAY));
+        let chat = chat_id(&chat_at(now, 1, 9));
+        let grant = sign(1, claims(account, chat, now));
+        Home::of(s, self.policy, self.log, chat, grant)
     }
 }
 

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use quorate_engine::api::{Append, Content, CreateChat, Message, NewMessage};
 use quorate_engine::audit::EntryRef;
-use quorate_engine::authz;
+use quorate_engine::authz::grant::GrantHash;
 use quorate_engine::crypto::seal::{
     Receiver, RecipientKey, ReleaseBinding, Sender, ShareBinding, deal_info, release_info,
 };
@@ -215,7 +215,7 @@ impl FakeCustodian {
         let info = release_info(&DEPLOYMENT, &self.id);
         let (sender, encapsulated) = Sender::new(&r.lease_key, &info, &mut rng).unwrap();
         let binding = ReleaseBinding {
-            authority: authz::home_authority(&DEPLOYMENT, &r.home, r.node),
+            authority: GrantHash::of(&r.grant).0,
             node: r.node,
             lease_key: r.lease_key.hash(),
         };

@@ -13,7 +13,7 @@ use quorate_engine::api::operator::{
     AddNode, ClusterView, OperatorDone, OperatorStatus, RemoveNode, TransferLeader,
 };
 use quorate_engine::custody::protocol::{FreezeScope, KeyRef};
-use quorate_engine::types::Outcome;
+use quorate_engine::types::{DeploymentId, Outcome};
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpStream;
 
@@ -128,7 +128,7 @@ impl Plane {
         let (chain, key) = ca.issue(&[]);
         let config = tls::server_config(chain, key, Some(verifier)).unwrap();
         let own = OwnCluster {
-            deployment: "dep".into(),
+            deployment: DeploymentId([0x0d; 16]),
             cluster: "ch".into(),
         };
         let router = operator::router(node.clone(), own);
@@ -141,8 +141,10 @@ impl Plane {
         send(stream, request(method, path, body, &[])).await
     }
     async fn call(&self, method: &str, path: &str, body: &str) -> Reply {
-        let alice = self.ca.issue(&["quorate://dep/operator/ch/alice"]);
-        self.call_as(alice, method, path, body).await
+        let seven = self
+            .ca
+            .issue(&["quorate://0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d/operator/ch/7"]);
+        self.call_as(seven, method, path, body).await
     }
 }
 
@@ -162,32 +164,32 @@ async fn operators_reach_every_route() {
         (
             "/v1/freeze",
             r#"{"scope":"all","reason":"seized"}"#.to_owned(),
-            "alice freezes all=true: seized",
+            "7 freezes all=true: seized",
         ),
         (
             "/v1/thaw",
             format!(r#"{{"scope":"{chat}","reason":"over"}}"#),
-            "alice thaws all=false: over",
+            "7 thaws all=false: over",
         ),
         (
             "/v1/shred",
             format!(r#"{{"keys":[{key},{key}],"reason":"asked"}}"#),
-            "alice shreds 2: asked",
+            "7 shreds 2: asked",
         ),
         (
             "/v1/cluster/add-node",
             r#"{"node":4,"address":"h:1"}"#.into(),
-            "alice adds 4 at h:1",
+            "7 adds 4 at h:1",
         ),
         (
             "/v1/cluster/remove-node",
             r#"{"node":2}"#.into(),
-            "alice removes 2",
+            "7 removes 2",
         ),
         (
             "/v1/cluster/transfer-leader",
             r#"{"group":0,"to":3}"#.into(),
-            "alice gives 0 to 3",
+            "7 gives 0 to 3",
         ),
     ];
     for (path, body, done) in calls {
@@ -205,17 +207,19 @@ async fn operators_reach_every_route() {
 #[tokio::test]
 async fn nobody_else_reaches_any_route() {
     let plane = Plane::new().await;
-    let wrong: [&[&str]; 8] = [
+    let wrong: [&[&str]; 10] = [
         &[],
-        &["quorate://dep/custodian/ch/1"],
-        &["quorate://dep/home/ch/1"],
-        &["quorate://dep/operator/is/alice"],
-        &["quorate://other/operator/ch/alice"],
-        &["quorate://dep/operator/ch/"],
-        &["quorate://dep/operator/ch/alice/more"],
+        &["quorate://0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d/custodian/ch/1"],
+        &["quorate://0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d/home/ch/1"],
+        &["quorate://0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d/operator/is/7"],
+        &["quorate://0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e/operator/ch/7"],
+        &["quorate://0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d/operator/ch/"],
+        &["quorate://0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d/operator/ch/alice"],
+        &["quorate://0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d/operator/ch/07"],
+        &["quorate://0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d/operator/ch/7/more"],
         &[
-            "quorate://dep/custodian/ch/1",
-            "quorate://dep/operator/ch/alice",
+            "quorate://0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d/custodian/ch/1",
+            "quorate://0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d/operator/ch/7",
         ],
     ];
     for uris in wrong {
@@ -231,7 +235,7 @@ async fn nobody_else_reaches_any_route() {
     assert!(plane.node.done.lock().unwrap().is_empty());
 
     // Without a certificate, or with one of another authority, TLS itself ends it.
-    let stranger = Ca::new().issue(&["quorate://dep/operator/ch/alice"]);
+    let stranger = Ca::new().issue(&["quorate://0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d/operator/ch/7"]);
     for identity in [None, Some(stranger)] {
         let config = plane.ca.connector(identity);
         let refused = match connect(plane.running.address, config).await {

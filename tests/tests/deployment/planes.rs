@@ -1,0 +1,336 @@
+//! Every route of every plane, asked with every kind of credential.
+//!
+//! Routes are read from the source, so one that nobody thought of is asked too;
+//! what came of it is compared with `planes.txt`, line by line.
+
+use crate::world::{HOME, World, node, topology};
+use http_body_util::{BodyExt, Full};
+use hyper::Request;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use quorate_node::config::Config;
+use quorate_node::embedded::layout::lay_out;
+use quorate_tests::deployment::http_get;
+use quorate_tests::source::{files, read, root};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls;
+
+const TABLE: &str = "tests/tests/deployment/planes.txt";
+const PATIENCE: Duration = Duration::from_secs(20);
+/// A connection that is still open and silent after so long was let in.
+const SILENCE: Duration = Duration::from_millis(1_500);
+
+/// Which file has which plane's routes.
+const PLANES: [(&str, &str); 5] = [
+    ("client.rs", "client"),
+    ("operator.rs", "operator"),
+    ("keys.rs", "operator"),
+    ("registry.rs", "registry"),
+    ("health.rs", "health"),
+];
+
+/// Method and path of every `.route(…)` in `source`.
+fn routes(source: &str) -> Vec<(String, String)> {
+    let mut out = Vec::new();
+    let mut rest = source;
+    while let Some(at) = rest.find(".route(") {
+        rest = &rest[at + ".route(".len()..];
+        let end = rest.find("\n        .").unwrap_or(rest.len());
+        let call = &rest[..end];
+        let Some((path, handlers)) = call
+            .trim_start()
+            .strip_prefix('"')
+            .and_then(|c| c.split_once('"'))
+        else {
+            continue;
+        };
+        for method in ["get", "post", "put", "patch", "delete"] {
+            let called = handlers
+                .match_indices(&format!("{method}("))
+                .any(|(i, _)| !handlers[..i].ends_with(|c: char| c.is_alphanumeric() || c == '_'));
+            if called {
+                out.push((method.to_uppercase(), path.to_owned()));
+            }
+        }
+    }
+    out
+}
+
+/// Every route, as plane, method and path.
+fn all_routes() -> Vec<(String, String, String)> {
+    let mut out = Vec::new();
+    for file in files("node/src", &["rs"]) {
+        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        let found = routes(&read(&file));
+        let in_http = file.parent().is_some_and(|p| p.ends_with("node/src/http"));
+        let plane = PLANES.iter().find(|(f, _)| in_http && *f == name);
+        let Some((_, plane)) = plane else {
+            let test = file.components().any(|c| c.as_os_str() == "tests");
+            assert!(
+                found.is_empty() || test,
+                "{} has routes of a plane that this test does not know",
+                file.display()
+            );
+            continue;
+        };
+        let named = |(method, path)| ((*plane).to_owned(), method, path);
+        out.extend(found.into_iter().map(named));
+    }
+    out.sort();
+    out
+}
+
+/// A certificate with its key, or none.
+struct Credential {
+    name: &'static str,
+    files: Option<(PathBuf, PathBuf)>,
+    bearer: Option<String>,
+}
+
+fn connector(credential: &Credential) -> TlsConnector {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    // Who serves is not the question here: any server's certificate does.
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServer));
+    let config = match &credential.files {
+        None => config.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let chain = CertificateDer::pem_file_iter(certificate).unwrap();
+            let chain = chain.collect::<Result<Vec<_>, _>>().unwrap();
+            let key = PrivateKeyDer::from_pem_file(key).unwrap();
+            config.with_client_auth_cert(chain, key).unwrap()
+        }
+    };
+    TlsConnector::from(Arc::new(config))
+}
+
+#[derive(Debug)]
+struct AnyServer;
+
+impl rustls::client::danger::ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: rustls_pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::aws_lc_rs::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+/// What comes of one request: `tls` (no connection), `STATUS code` when the caller is not let in, else `in`.
+async fn ask(at: SocketAddr, credential: &Credential, method: &str, path: &str) -> String {
+    let asked = async {
+        let tcp = tokio::net::TcpStream::connect(at).await.ok()?;
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let tls = connector(credential).connect(name, tcp).await.ok()?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(tls)).await.ok()?;
+        tokio::spawn(connection);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", at.to_string())
+            .header("content-type", "application/json")
+            .header("if-match", "\"1\"");
+        if let Some(bearer) = &credential.bearer {
+            request = request.header("authorization", format!("Bearer {bearer}"));
+        }
+        let body = if method == "GET" { "" } else { "{}" };
+        let request = request.body(Full::new(bytes::Bytes::from(body))).unwrap();
+        let reply = sender.send_request(request).await.ok()?;
+        let status = reply.status().as_u16();
+        let body = reply.into_body().collect().await.ok()?.to_bytes();
+        Some((status, body))
+    };
+    let asked = tokio::time::timeout(PATIENCE, asked).await;
+    match asked.unwrap_or_else(|_| panic!("no answer from {at} to {method} {path}")) {
+        None => "tls".into(),
+        Some((status @ (401 | 403), body)) => {
+            let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            format!("{status} {}", problem["code"].as_str().unwrap())
+        }
+        Some((404, body)) if String::from_utf8_lossy(&body).contains("route_unknown") => {
+            panic!("{method} {path} is no route at {at}")
+        }
+        Some(_) => "in".into(),
+    }
+}
+
+/// Whether the peer plane keeps a connection with this certificate open.
+async fn knock(at: SocketAddr, credential: &Credential) -> String {
+    let tcp = tokio::net::TcpStream::connect(at).await.unwrap();
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let Ok(mut tls) = connector(credential).connect(name, tcp).await else {
+        return "tls".into();
+    };
+    // TLS 1.3 tells the client of a refused certificate only when it reads.
+    let mut byte = [0];
+    match tokio::time::timeout(SILENCE, tls.read(&mut byte)).await {
+        Err(_) | Ok(Ok(1)) => "in".into(),
+        Ok(_) => "tls".into(),
+    }
+}
+
+fn filled(path: &str) -> String {
+    path.replace("{chat}", &"0".repeat(64))
+        .replace("{account}", &"0".repeat(64))
+        .replace("{id}", "1")
+}
+
+#[test]
+fn every_route_answers_each_credential_as_the_table_says() {
+    let world = World::start(&topology(1, [1, 1, 1], ""));
+    let other = lay_out(&topology(1, [1, 1, 1], ""), &world.scratch().join("other")).unwrap();
+    let layout = &world.d.layout;
+    let operator = |layout: &quorate_node::embedded::layout::Layout, name: &str| {
+        let cluster = layout.cluster(name).unwrap();
+        (cluster.operator_cert.clone(), cluster.operator_key.clone())
+    };
+    let own = |name: &str| {
+        let config = Config::load(&world.d.node(&node(name, 1)).config).unwrap();
+        (config.tls.cert, config.tls.key)
+    };
+    let authority = |dir: &Path| (dir.join("authority.crt"), dir.join("authority.key"));
+    let credential = |name, files| Credential {
+        name,
+        files,
+        bearer: None,
+    };
+    let certificates = [
+        credential("nobody", None),
+        credential("home-operator", Some(operator(layout, HOME))),
+        credential("ch-operator", Some(operator(layout, "ch"))),
+        credential("is-operator", Some(operator(layout, "is"))),
+        credential("home-node", Some(own(HOME))),
+        credential("ch-node", Some(own("ch"))),
+        credential("is-node", Some(own("is"))),
+        credential("authority", Some(authority(&layout.authorities[0].dir))),
+        credential("other-operator", Some(operator(&other, "ch"))),
+        credential(
+            "other-authority",
+            Some(authority(&other.authorities[0].dir)),
+        ),
+    ];
+
+    let mut lines: BTreeMap<String, String> = BTreeMap::new();
+    let mut row = |key: String, found: Vec<(&str, String)>| {
+        let cells: Vec<_> = found
+            .iter()
+            .map(|(who, what)| format!("{who}: {what}"))
+            .collect();
+        assert!(
+            lines.insert(key.clone(), cells.join(", ")).is_none(),
+            "{key} twice"
+        );
+    };
+    for cluster in [HOME, "ch"] {
+        let at = world.d.node(&node(cluster, 1)).peer;
+        let found = certificates
+            .iter()
+            .map(|c| (c.name, world.wait(knock(at, c))))
+            .collect();
+        row(format!("peer of {cluster}"), found);
+    }
+    for (plane, method, path) in all_routes() {
+        for cluster in [HOME, "ch"] {
+            let place = world.d.node(&node(cluster, 1));
+            let at = match plane.as_str() {
+                "client" => place.client,
+                "operator" => Some(place.operator),
+                "registry" => place.registry,
+                _ => None,
+            };
+            if plane == "health" {
+                // Plain, for the machine itself: nobody is asked for anything.
+                let (status, _) = http_get(&place.health.to_string(), &path).unwrap();
+                let found = if status == 200 { "in" } else { "refused" };
+                row(
+                    format!("{plane} of {cluster} {method} {path}"),
+                    vec![("anyone", found.into())],
+                );
+            }
+            let Some(at) = at else { continue };
+            let path_asked = filled(&path);
+            let found = certificates
+                .iter()
+                .map(|c| (c.name, world.wait(ask(at, c, &method, &path_asked))))
+                .collect();
+            row(format!("{plane} of {cluster} {method} {path}"), found);
+        }
+    }
+
+    let mut text = String::new();
+    for (key, cells) in &lines {
+        writeln!(text, "{key} | {cells}").unwrap();
+    }
+    let table = root().join(TABLE);
+    if std::env::var_os("QUORATE_WRITE_TABLE").is_some() {
+        std::fs::write(&table, &text).unwrap();
+    }
+    let expected = read(&table);
+    let differing: Vec<_> = text
+        .lines()
+        .filter(|l| !expected.lines().any(|e| e == *l))
+        .map(|l| format!("found:    {l}"))
+        .chain(
+            expected
+                .lines()
+                .filter(|e| !text.lines().any(|l| l == *e))
+                .map(|e| format!("expected: {e}")),
+        )
+        .collect();
+    assert!(
+        differing.is_empty(),
+        "{TABLE} says otherwise (QUORATE_WRITE_TABLE=1 writes what was found; read it before you commit it):\n{}",
+        differing.join("\n")
+    );
+}
+
+#[test]
+fn routes_are_found_in_source() {
+    let source = "Router::new()\n        .route(\"/a\", get(x).post(y))\n        .route(\n            \"/b\",\n            put(|a| target(a)),\n        )\n        .route(from, request)\n        .with_state(s)";
+    let found = routes(source);
+    let expected = [("GET", "/a"), ("POST", "/a"), ("PUT", "/b")];
+    let expected: Vec<_> = expected.map(|(m, p)| (m.to_owned(), p.to_owned())).into();
+    assert_eq!(found, expected);
+    let routes = all_routes();
+    assert!(routes.len() > 25, "{routes:?}");
+    for plane in ["client", "operator", "registry", "health"] {
+        assert!(routes.iter().any(|r| r.0 == plane), "{plane}");
+    }
+}
