@@ -14,6 +14,7 @@ mod freeze;
 mod full_disk;
 mod keys;
 mod load;
+mod officers;
 mod operations;
 mod planes;
 mod shred;
