@@ -7,7 +7,7 @@ use super::officer_papers::{
 };
 use super::{Context, policy};
 use crate::exit::{CommandResult, Exit, Failure};
-use crate::output::{plain, time};
+use crate::output::plain;
 use quorate_engine::api::officers::OfficersView;
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::officers::{
