@@ -9,10 +9,10 @@
 
 pub mod custodian;
 
-use crate::client::{Client, ClientError};
+use crate::client::{Client, ClientError, NewChat};
 use crate::exit::Failure;
 use futures::future::BoxFuture;
-use quorate_engine::api::{Content, CreateChat, MESSAGES_PER_CALL_MAX, NewMessage};
+use quorate_engine::api::{Content, MESSAGES_PER_CALL_MAX, NewMessage};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -205,10 +205,10 @@ impl Ground {
         };
         for i in 0..load.chats {
             let name = json!(format!("bench {} {i}", ground.run));
-            let request = CreateChat {
-                idempotency_key: format!("bench-{}-{i}", ground.run),
-                profile: Content::from_iter([("name".to_owned(), name)]),
-            };
+            let request = NewChat::new(
+                format!("bench-{}-{i}", ground.run),
+                Content::from_iter([("name".to_owned(), name)]),
+            );
             ground
                 .chats
                 .push(ground.client.create_chat(&request).await?.id);

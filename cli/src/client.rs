@@ -6,17 +6,17 @@
 //! on the next node, until its attempts are used up; only then does the caller
 //! see [`ClientError::Unknown`].
 
+mod calls;
 mod transport;
 
+pub use calls::NewChat;
 pub use transport::{Identity, SetupError, Wire};
 
 use crate::exit::{Exit, Failure};
+use crate::people::{Person, Wants};
 use bytes::Bytes;
 use hyper::Method;
-use quorate_engine::api::{
-    Appended, Chat, ChatList, Content, CreateChat, Edit, Message, NewMessage, Page, Problem,
-    Status, Written,
-};
+use quorate_engine::api::Problem;
 use quorate_engine::types::Outcome;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -30,8 +30,8 @@ use transport::{Reply, SendError};
 const BACKOFF_MS_MAX: u64 = 2_000;
 /// First wait before another attempt; it doubles.
 const BACKOFF_MS: u64 = 50;
-/// Most chats asked for in one page of a list.
-pub const CHATS_PER_PAGE: usize = 100;
+/// Most chats asked for in one page of a list: one grant names them all.
+pub const CHATS_PER_PAGE: usize = 48;
 
 /// How patient a client is.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +69,14 @@ pub enum ClientError {
         /// What the last attempts saw.
         detail: String,
     },
+    /// Nobody is logged in, and the call is somebody's.
+    #[error(
+        "nobody is logged in here, and the home answers only under a grant by somebody's device"
+    )]
+    NoWallet,
+    /// No grant that anyone would accept can be signed for the call.
+    #[error("no grant can be signed for this: {0}")]
+    Grant(String),
     /// The home said why not.
     #[error("{}", .0.detail)]
     Problem(Box<Problem>),
@@ -92,7 +100,7 @@ impl ClientError {
     /// What may be concluded about the effect.
     pub fn outcome(&self) -> Outcome {
         match self {
-            Self::NotSent { .. } => Outcome::NotDone,
+            Self::NotSent { .. } | Self::NoWallet | Self::Grant(_) => Outcome::NotDone,
             Self::Unknown { .. } | Self::TooLarge { .. } | Self::Malformed { .. } => {
                 Outcome::Unknown
             }
@@ -123,13 +131,26 @@ impl From<ClientError> for Failure {
                 what,
                 "check that client and home are of the same version",
             ),
+            ClientError::NoWallet => no_wallet(what),
+            ClientError::Grant(_) => Self::usage(what, "ask for fewer chats at once"),
             ClientError::Problem(p) => problem_failure(&p),
         }
     }
 }
 
+/// What somebody without a wallet is told.
+pub(crate) fn no_wallet(what: impl Into<String>) -> Failure {
+    Failure::new(
+        Exit::Usage,
+        "no_wallet",
+        what,
+        "log in with `quorate login --name NAME`, or name a wallet with --wallet DIR or QUORATE_WALLET",
+    )
+}
+
 fn problem_failure(p: &Problem) -> Failure {
     let exit = match p.status {
+        401 | 403 => Exit::Denied,
         _ if p.quorum.is_some() || p.code.contains("quorum") => Exit::NoQuorum,
         404 | 409 | 410 | 412 => Exit::Conflict,
         400 | 413 | 422 => Exit::Usage,
@@ -167,6 +188,7 @@ fn problem_failure(p: &Problem) -> Failure {
 #[derive(Clone)]
 pub struct Client {
     wire: Arc<Wire>,
+    person: Option<Arc<Person>>,
     preferred: Arc<AtomicUsize>,
     options: ClientOptions,
 }
@@ -174,27 +196,79 @@ pub struct Client {
 struct Call<'a> {
     method: Method,
     path: &'a str,
+    /// What a grant must allow for it; `None`: it takes none.
+    wants: Option<Wants>,
     body: Option<Bytes>,
     if_match: Option<u32>,
 }
 
+impl<'a> Call<'a> {
+    fn new(method: Method, path: &'a str, wants: Option<Wants>) -> Self {
+        Self {
+            method,
+            path,
+            wants,
+            body: None,
+            if_match: None,
+        }
+    }
+
+    fn get(path: &'a str, wants: Wants) -> Self {
+        Self::new(Method::GET, path, Some(wants))
+    }
+
+    fn with<B: Serialize>(mut self, body: &B) -> Result<Self, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|e| malformed(self.path, &e))?;
+        self.body = Some(Bytes::from(body));
+        Ok(self)
+    }
+}
+
 impl Client {
-    /// A client of the home nodes at `endpoints` (`https://HOST:PORT`), trusting the CA in `ca_pem`.
+    /// A client of the home nodes at `endpoints` (`https://HOST:PORT`), trusting the CA in `ca_pem`,
+    /// under grants of `person`. Without one it can ask for the status alone.
     ///
     /// # Errors
-    /// When an endpoint, the CA or the device name is wrong.
+    /// When an endpoint or the CA is wrong.
     pub fn new(
         endpoints: &[String],
         ca_pem: &[u8],
-        device: &str,
+        person: Option<Arc<Person>>,
         options: ClientOptions,
     ) -> Result<Self, SetupError> {
-        let wire = Wire::new(endpoints, ca_pem, device, None, options.connect_ms_max)?;
+        let wire = Wire::new(endpoints, ca_pem, None, options.connect_ms_max)?;
         Ok(Self {
+            person,
+            ..Self::over(wire, options)
+        })
+    }
+
+    fn over(wire: Wire, options: ClientOptions) -> Self {
+        Self {
             wire: Arc::new(wire),
+            person: None,
             preferred: Arc::new(AtomicUsize::new(0)),
             options,
-        })
+        }
+    }
+
+    /// A client of a custodian's registry plane, under a TLS configuration that knows
+    /// whom it may speak to (`pki::tls::registry_client`).
+    ///
+    /// # Errors
+    /// When an endpoint is wrong.
+    pub fn registry(
+        endpoints: &[String],
+        tls: Arc<rustls::ClientConfig>,
+        options: ClientOptions,
+    ) -> Result<Self, SetupError> {
+        let wire = Wire::over(endpoints, tls, options.connect_ms_max)?;
+        Ok(Self::over(wire, options))
+    }
+
+    /// Whom it acts for.
+    pub fn person(&self) -> Option<&Arc<Person>> {
+        self.person.as_ref()
     }
 
     /// A client of a cluster's operator plane, with an operator's certificate. Its routes
@@ -208,29 +282,19 @@ impl Client {
         identity: Identity<'_>,
         options: ClientOptions,
     ) -> Result<Self, SetupError> {
-        let wire = Wire::new(
-            endpoints,
-            ca_pem,
-            "operator",
-            Some(identity),
-            options.connect_ms_max,
-        )?;
-        Ok(Self {
-            wire: Arc::new(wire),
-            preferred: Arc::new(AtomicUsize::new(0)),
-            options,
-        })
+        let wire = Wire::new(endpoints, ca_pem, Some(identity), options.connect_ms_max)?;
+        Ok(Self::over(wire, options))
     }
 
-    /// `GET path` for a JSON answer.
+    /// `GET path`, under no grant, for a JSON answer.
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.json::<(), _>(Method::GET, path, None, None).await
+        self.json(Call::new(Method::GET, path, None)).await
     }
 
-    /// `POST path` with a JSON body for a JSON answer. It may be sent again: the
+    /// `POST path`, under no grant, with a JSON body for a JSON answer. It may be sent again: the
     /// request id, the same each time, must make that safe.
     ///
     /// # Errors
@@ -240,7 +304,8 @@ impl Client {
         path: &str,
         body: &B,
     ) -> Result<T, ClientError> {
-        self.json(Method::POST, path, Some(body), None).await
+        self.json(Call::new(Method::POST, path, None).with(body)?)
+            .await
     }
 
     /// The same client with other patience.
@@ -252,185 +317,47 @@ impl Client {
         }
     }
 
-    /// `POST /v1/chats`.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn create_chat(&self, request: &CreateChat) -> Result<Chat, ClientError> {
-        self.json(Method::POST, "/v1/chats", Some(request), None)
-            .await
+    async fn json<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T, ClientError> {
+        let path = call.path;
+        decode(path, &self.call(call).await?)
     }
 
-    /// `GET /v1/chats`, one page.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn list_chats(
-        &self,
-        after: Option<&str>,
-        limit: usize,
-        profile: bool,
-    ) -> Result<ChatList, ClientError> {
-        let mut path = format!("/v1/chats?limit={limit}&profile={profile}");
-        if let Some(after) = after {
-            let _ = write!(path, "&after={after}");
-        }
-        self.json::<(), _>(Method::GET, &path, None, None).await
-    }
-
-    /// `GET /v1/chats/{chat}`.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn chat(&self, chat: &str, profile: bool) -> Result<Chat, ClientError> {
-        self.json::<(), _>(
-            Method::GET,
-            &format!("/v1/chats/{chat}?profile={profile}"),
-            None,
-            None,
-        )
-        .await
-    }
-
-    /// `POST /v1/chats/{chat}/messages`.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn append(
-        &self,
-        chat: &str,
-        messages: Vec<NewMessage>,
-    ) -> Result<Appended, ClientError> {
-        let body = quorate_engine::api::Append { messages };
-        self.json(
-            Method::POST,
-            &format!("/v1/chats/{chat}/messages"),
-            Some(&body),
-            None,
-        )
-        .await
-    }
-
-    /// The same with the body of an [`quorate_engine::api::Append`] already written.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn append_raw(&self, chat: &str, body: Bytes) -> Result<Appended, ClientError> {
-        let path = format!("/v1/chats/{chat}/messages");
-        let call = Call {
-            method: Method::POST,
-            path: &path,
-            body: Some(body),
-            if_match: None,
+    /// The grant to send with a call; signed anew when the last one is nearly over.
+    fn grant(&self, call: &Call<'_>) -> Result<Option<Arc<str>>, ClientError> {
+        let Some(wants) = &call.wants else {
+            return Ok(None);
         };
-        decode(&path, &self.call(call).await?)
-    }
-
-    /// `PUT /v1/chats/{chat}/messages/{id}`; replaces a message that is at `revision`.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn edit(
-        &self,
-        chat: &str,
-        id: u64,
-        revision: u32,
-        key: String,
-        content: Content,
-    ) -> Result<Written, ClientError> {
-        let body = Edit {
-            idempotency_key: key,
-            content,
-        };
-        self.json(
-            Method::PUT,
-            &format!("/v1/chats/{chat}/messages/{id}"),
-            Some(&body),
-            Some(revision),
-        )
-        .await
-    }
-
-    /// `GET /v1/chats/{chat}/messages/{id}`.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn message(&self, chat: &str, id: u64) -> Result<Message, ClientError> {
-        self.json::<(), _>(
-            Method::GET,
-            &format!("/v1/chats/{chat}/messages/{id}"),
-            None,
-            None,
-        )
-        .await
-    }
-
-    /// `GET /v1/chats/{chat}/messages`, one page; asks for less when the answer would be too large.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn page(&self, chat: &str, from: u64, limit: usize) -> Result<Page, ClientError> {
-        let mut limit = limit;
-        loop {
-            let path = format!("/v1/chats/{chat}/messages?from={from}&limit={limit}");
-            match self.json::<(), _>(Method::GET, &path, None, None).await {
-                Err(ClientError::TooLarge { .. }) if limit > 1 => limit /= 2,
-                other => return other,
-            }
-        }
-    }
-
-    /// `GET /v1/status` of the preferred node.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn status(&self) -> Result<Status, ClientError> {
-        self.json::<(), _>(Method::GET, "/v1/status", None, None)
-            .await
-    }
-
-    async fn json<B: Serialize, T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&B>,
-        if_match: Option<u32>,
-    ) -> Result<T, ClientError> {
-        let body = match body.map(serde_json::to_vec).transpose() {
-            Ok(body) => body.map(Bytes::from),
-            Err(e) => return Err(malformed(path, &e)),
-        };
-        let bytes = self
-            .call(Call {
-                method,
-                path,
-                body,
-                if_match,
-            })
-            .await?;
-        decode(path, &bytes)
+        let person = self.person.as_ref().ok_or(ClientError::NoWallet)?;
+        let grant = person.grant(wants);
+        grant
+            .map(Some)
+            .map_err(|e| ClientError::Grant(e.to_string()))
     }
 
     async fn call(&self, call: Call<'_>) -> Result<Bytes, ClientError> {
         let request_id = hex::encode(rand::random::<[u8; 16]>());
         let mut sent = false;
         let mut attempt = 0;
+        let mut renewed = false;
         loop {
+            let grant = self.grant(&call)?;
             let node = self.preferred.load(Ordering::Relaxed) % self.wire.nodes();
-            let request = self.wire.request(
-                node,
-                &call.method,
-                call.path,
-                &request_id,
-                call.if_match,
-                call.body.clone(),
-            );
+            let request = self
+                .wire
+                .request(node, &call, &request_id, grant.as_deref());
             let limit = Duration::from_millis(self.options.attempt_ms_max);
             let answer = tokio::time::timeout(limit, self.wire.send(node, request)).await;
             attempt += 1;
             let (error, wait_ms) = match answer {
                 Ok(Ok(reply)) => match judge(call.path, reply) {
                     Ok(body) => return Ok(body),
+                    Err(e) if !renewed && spent(&e) => {
+                        renewed = true;
+                        if let (Some(person), Some(grant)) = (&self.person, &grant) {
+                            person.forget(grant);
+                        }
+                        continue;
+                    }
                     Err(e) => {
                         let wait = retry_after(&e);
                         (e, wait)
@@ -484,6 +411,12 @@ fn retry_after(e: &ClientError) -> Option<u64> {
         ClientError::Unknown { .. } => Some(0),
         _ => None,
     }
+}
+
+/// Whether a fresh grant may be taken where this one was not.
+fn spent(e: &ClientError) -> bool {
+    const SPENT: [&str; 3] = ["grant_expired", "grant_ceiling_spent", "grant_id_reused"];
+    matches!(e, ClientError::Problem(p) if SPENT.contains(&p.code.as_str()))
 }
 
 fn judge(path: &str, reply: Reply) -> Result<Bytes, ClientError> {

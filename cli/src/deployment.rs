@@ -9,7 +9,8 @@
 
 use crate::client::{Client, ClientOptions, Identity};
 use crate::exit::Failure;
-use quorate_engine::types::Secret;
+use crate::people::{Known, Person, Wallet};
+use quorate_engine::types::{HomeId, Secret};
 use quorate_node::embedded::layout::{ClusterLayout, Layout};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -17,12 +18,11 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// Largest `client.toml` or certificate file read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// Device name where no `client.toml` gives one.
-const DEVICE_DEFAULT: &str = "quorate-cli";
 
 /// `client.toml`. Paths are relative to its directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,8 +35,12 @@ pub struct ClientFile {
     pub endpoints: Vec<String>,
     /// PEM file with the CA of the client plane.
     pub ca: PathBuf,
-    /// Device name this client declares.
-    pub device: String,
+    /// The home's name: grants are good for it alone.
+    #[serde(default)]
+    pub home: String,
+    /// Directory with the descriptors of the home and of every custodian, and policy.toml.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<PathBuf>,
     /// Operator plane of each cluster, by its name; only where this user is its operator.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub operator: BTreeMap<String, OperatorFile>,
@@ -58,7 +62,7 @@ pub struct OperatorFile {
 
 impl ClientFile {
     /// From the layout of an embedded or test deployment, all of whose operators are this user.
-    pub fn from_layout(layout: &Layout, device: &str) -> Self {
+    pub fn from_layout(layout: &Layout) -> Self {
         let https = |address: &SocketAddr| format!("https://{address}");
         let operator = |c: &ClusterLayout| {
             let file = OperatorFile {
@@ -73,7 +77,8 @@ impl ClientFile {
             deployment: layout.deployment.to_string(),
             endpoints: layout.client_endpoints().iter().map(https).collect(),
             ca: layout.home().ca.clone(),
-            device: device.to_owned(),
+            home: layout.home().name.clone(),
+            trust: None,
             operator: layout.clusters.iter().map(operator).collect(),
         }
     }
@@ -131,7 +136,7 @@ fn laid_out(dir: &Path, start: &str) -> Result<ClientFile, Failure> {
     if layout.clusters.is_empty() {
         return Err(wrong(&dir.join("layout.toml"), &"it names no cluster"));
     }
-    Ok(ClientFile::from_layout(&layout, DEVICE_DEFAULT))
+    Ok(ClientFile::from_layout(&layout))
 }
 
 impl Deployment {
@@ -221,15 +226,71 @@ impl Deployment {
         })
     }
 
-    /// A client of its home.
+    /// Where everything is, in a deployment that one hand laid out.
+    ///
+    /// # Errors
+    /// When `layout.toml` is there and wrong.
+    pub fn layout(&self) -> Result<Option<Layout>, Failure> {
+        let path = self.dir.join("layout.toml");
+        if !path.exists() {
+            return Ok(None);
+        }
+        Layout::load(&self.dir)
+            .map(Some)
+            .map_err(|e| wrong(&path, &e))
+    }
+
+    /// Whom to believe: those in `trust`, else in the directory `client.toml` names, else
+    /// everybody of a deployment that one hand laid out.
+    ///
+    /// # Errors
+    /// When a file is wrong.
+    pub fn known(&self, trust: Option<&Path>) -> Result<Option<Known>, Failure> {
+        let named = self.file.trust.as_ref().map(|t| self.dir.join(t));
+        if let Some(dir) = trust.map(Path::to_owned).or(named) {
+            return Known::of_dir(&dir).map(Some);
+        }
+        self.layout()?.map(|l| Known::of_layout(&l)).transpose()
+    }
+
+    /// Whom a client with this wallet acts for.
+    ///
+    /// # Errors
+    /// When the wallet is of another deployment or not enrolled, or the home has no name here.
+    pub fn person(&self, wallet: &Wallet) -> Result<Arc<Person>, Failure> {
+        let path = self.dir.join("client.toml");
+        let home = HomeId::new(&self.file.home).map_err(|e| wrong(&path, &format!("home: {e}")))?;
+        if self.file.deployment != wallet.deployment.to_string() {
+            return Err(Failure::usage(
+                format!(
+                    "the wallet in {} is for deployment {}, this is {:?}",
+                    wallet.dir.display(),
+                    wallet.deployment,
+                    self.file.deployment
+                ),
+                "name the wallet for this deployment with --wallet DIR, or log in to it",
+            ));
+        }
+        if !wallet.enrolled {
+            return Err(Failure::new(
+                crate::exit::Exit::Usage,
+                "not_enrolled",
+                format!("the login of {} is not finished", wallet.name),
+                "run `quorate login` again, with --complete FILE where an identity authority sent one back",
+            ));
+        }
+        wallet.person(home)
+    }
+
+    /// A client of its home that acts for `person`; without one it asks for the status alone.
     ///
     /// # Errors
     /// When an endpoint or the CA file is wrong.
-    pub fn client(&self) -> Result<Client, Failure> {
+    pub fn client(&self, person: Option<Arc<Person>>) -> Result<Client, Failure> {
         let path = self.dir.join(&self.file.ca);
         let ca = read_limited(&path).map_err(|e| Failure::file("read the CA file", &path, &e))?;
         let options = ClientOptions::default();
-        Client::new(&self.file.endpoints, &ca, &self.file.device, options).map_err(|e| {
+        Client::new(&self.file.endpoints, &ca, person, options).map_err(|e| {
             Failure::usage(
                 format!("{}: {e}", self.dir.join("client.toml").display()),
                 "correct the endpoints and ca there, or make the deployment anew",
@@ -249,6 +310,15 @@ impl Deployment {
             .create(&dir)
             .map_err(|e| Failure::file("make", &dir, &e))?;
         Ok(dir)
+    }
+
+    /// The directory for the journals of a person's imports: another person's are other chats.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn imports_dir(&self, wallet: &Wallet) -> Result<PathBuf, Failure> {
+        let all = self.state_dir()?.join("imports");
+        Ok(all.join(wallet.account.to_string()))
     }
 
     /// This client's own random secret for this deployment, made at first use, mode 0600.
@@ -319,7 +389,7 @@ mod tests {
         let file = ClientFile {
             endpoints: vec!["https://127.0.0.1:7000".into()],
             ca: "ca.pem".into(),
-            device: "d".into(),
+            home: "ae".into(),
             operator: [("ch".to_owned(), OperatorFile::default())].into(),
             ..ClientFile::default()
         };
@@ -327,7 +397,7 @@ mod tests {
         assert_eq!(Deployment::find(Some(dir.path())).unwrap().file, file);
         std::fs::write(
             dir.path().join("client.toml"),
-            "endpoints = []\nca = \"x\"\ndevice = \"d\"\ncolour = 1\n",
+            "endpoints = []\nca = \"x\"\nhome = \"ae\"\ncolour = 1\n",
         )
         .unwrap();
         let e = Deployment::find(Some(dir.path())).unwrap_err();

@@ -25,6 +25,8 @@ pub enum Exit {
     Conflict = 5,
     /// Done, except for parts of the input that could not be read; they are named.
     Partial = 6,
+    /// Who asks may not: the grant, the device or the membership does not reach so far.
+    Denied = 7,
 }
 
 /// The table for `--help`.
@@ -35,7 +37,8 @@ pub const EXIT_CODES_HELP: &str = "Exit codes:\n  \
     3  unavailable, or outcome unknown (repeating the command is safe)\n  \
     4  no quorum of custodians\n  \
     5  not found, or in conflict with what is there\n  \
-    6  done, but parts of the input could not be read (they are named)";
+    6  done, but parts of the input could not be read (they are named)\n  \
+    7  who asks may not: grant, device or membership was refused";
 
 /// Why a command did not do its job.
 #[derive(Clone, Debug)]

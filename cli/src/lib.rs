@@ -4,7 +4,8 @@
 //!  args ─▶ commands::Cli ─▶ commands/<one file per command>
 //!             │                    │
 //!          Context             client ─HTTPS/JSON─▶ home nodes
-//!     (deployment, output)     telegram: files in, files out
+//!     (deployment, output)     people: wallets, grants, who is believed
+//!                              telegram: files in, files out
 //! ```
 //!
 //! What is deliberately not here: any decision about keys, shares or policies
@@ -19,6 +20,7 @@ pub mod demo;
 pub mod deployment;
 pub mod exit;
 pub mod output;
+pub mod people;
 pub mod progress;
 pub mod sample;
 pub mod telegram;

@@ -15,7 +15,7 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
-use support::FakeHome;
+use support::{FakeHome, wallet_in};
 
 struct Shell {
     home: FakeHome,
@@ -49,6 +49,7 @@ fn quorate(deployment: &Path, args: &[&str]) -> Said {
     let out = Command::new(env!("CARGO_BIN_EXE_quorate"))
         .args(args)
         .env("QUORATE_DEPLOYMENT", deployment)
+        .env("QUORATE_WALLET", wallet_in(deployment))
         .stdin(Stdio::null())
         .output()
         .unwrap();
@@ -102,6 +103,13 @@ fn every_command_explains_itself() {
         "policy lint",
         "bench",
         "completions",
+        "login",
+        "device list",
+        "device revoke",
+        "recover begin",
+        "identity enrol",
+        "chat members",
+        "chat join",
     ] {
         assert!(
             leaves.contains(&format!("quorate {known}")),
@@ -117,7 +125,8 @@ fn every_command_explains_itself() {
   3  unavailable, or outcome unknown (repeating the command is safe)
   4  no quorum of custodians
   5  not found, or in conflict with what is there
-  6  done, but parts of the input could not be read (they are named)";
+  6  done, but parts of the input could not be read (they are named)
+  7  who asks may not: grant, device or membership was refused";
     assert_eq!(table.trim_end(), expected);
 }
 
@@ -159,11 +168,15 @@ fn chats_and_messages_from_the_beginning() {
     );
     s.ok(&["message", "send", &chat, "black", "--reply-to", "1"]);
     s.ok(&["message", "edit", &chat, "3", "green"]);
+    let sent = s.json(&["message", "get", &chat, "1"]);
+    let device = sent["device"].as_str().unwrap();
+    assert_eq!(device.len(), 64);
     assert_eq!(
         s.ok(&["message", "history", &chat]),
-        "     1  2023-11-14 22:13:20Z  test-device: green or black?
+        "     1  2023-11-14 22:13:20Z  device DEVICE: green or black?
      2  2023-11-14 22:13:20Z  Mo: [grew_wings]
-     3  2023-11-14 22:13:20Z  test-device: green (edited, revision 1)"
+     3  2023-11-14 22:13:20Z  device DEVICE: green (edited, revision 1)"
+            .replace("DEVICE", &device[..12])
     );
     assert_eq!(
         s.ok(&["message", "history", &chat, "--limit", "1"])
@@ -325,7 +338,10 @@ fn deployments_that_are_not_there() {
         .deployment(dir.path(), &[format!("https://{closed}")]);
     let (code, _, err) = quorate(dir.path(), &["chat", "list"]);
     assert_eq!(code, 0, "the second node answers: {err}");
-    let toml = format!("endpoints = [\"https://{closed}\"]\nca = \"ca.pem\"\ndevice = \"d\"\n");
+    let toml = format!(
+        "endpoints = [\"https://{closed}\"]\nca = \"ca.pem\"\nhome = \"ae\"\ndeployment = \"{}\"\n",
+        "00".repeat(16)
+    );
     std::fs::write(dir.path().join("client.toml"), toml).unwrap();
     let (code, _, err) = quorate(dir.path(), &["chat", "list"]);
     assert_eq!(code, 3, "{err}");
@@ -339,7 +355,10 @@ fn deployments_that_are_not_there() {
     let other = FakeHome::start();
     other.deployment(dir.path(), &[]);
     let stranger = s.home.address.to_string();
-    let toml = format!("endpoints = [\"https://{stranger}\"]\nca = \"ca.pem\"\ndevice = \"d\"\n");
+    let toml = format!(
+        "endpoints = [\"https://{stranger}\"]\nca = \"ca.pem\"\nhome = \"ae\"\ndeployment = \"{}\"\n",
+        "00".repeat(16)
+    );
     std::fs::write(dir.path().join("client.toml"), toml).unwrap();
     let before = s.home.shared.requests.load(Ordering::SeqCst);
     let (code, _, err) = quorate(dir.path(), &["chat", "list"]);
@@ -489,4 +508,67 @@ fn completions_name_the_commands() {
     let (code, out, _) = quorate(Path::new("/"), &["completions", "bash"]);
     assert_eq!(code, 0);
     assert!(out.contains("_quorate()") && out.contains("telegram"));
+}
+
+#[test]
+fn without_a_wallet_the_next_step_is_said() {
+    let s = Shell::new();
+    std::fs::remove_dir_all(wallet_in(s.dir.path())).unwrap();
+    let (code, _, err) = s.run(&["chat", "list"]);
+    assert_eq!(code, 2, "{err}");
+    assert!(err.contains("no wallet in "), "{err}");
+    assert!(
+        err.contains("next: log in with `quorate login --name NAME`"),
+        "{err}"
+    );
+    let (_, _, err) = s.run(&["--json", "chat", "list"]);
+    let error: Value = serde_json::from_str(&err).unwrap();
+    assert_eq!(error["error"]["code"], "no_wallet");
+    assert_eq!(s.home.shared.requests.load(Ordering::SeqCst), 0);
+    // What an operator looks at takes none.
+    s.ok(&["status"]);
+}
+
+#[test]
+fn a_wallet_that_others_may_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let s = Shell::new();
+    let file = wallet_in(s.dir.path()).join("device.json");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let (code, _, err) = s.run(&["chat", "list"]);
+    assert_eq!(code, 2, "{err}");
+    assert!(
+        err.contains(&format!("next: run chmod 600 {}", file.display())),
+        "{err}"
+    );
+    assert_eq!(s.home.shared.requests.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_wallet_of_another_deployment_signs_nothing() {
+    let s = Shell::new();
+    let path = s.dir.path().join("client.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let other = text.replace(&"00".repeat(16), &"11".repeat(16));
+    assert_ne!(other, text);
+    std::fs::write(&path, other).unwrap();
+    let (code, _, err) = s.run(&["chat", "list"]);
+    assert_eq!(code, 2, "{err}");
+    assert!(err.contains("is for deployment 0000"), "{err}");
+    assert_eq!(s.home.shared.requests.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_grant_that_is_over_is_signed_anew_once() {
+    let s = Shell::new();
+    let chat = s.ok(&["chat", "create", "tea"]);
+    s.home.shared.faults.expire_every.store(2, Ordering::SeqCst);
+    s.ok(&["message", "send", &chat, "one"]);
+    s.ok(&["message", "send", &chat, "two"]);
+    s.home.shared.faults.expire_every.store(1, Ordering::SeqCst);
+    let before = s.home.shared.requests.load(Ordering::SeqCst);
+    let (code, _, err) = s.run(&["message", "send", &chat, "three"]);
+    assert_eq!(code, 7, "{err}");
+    assert!(err.starts_with("error: the grant's time is over"), "{err}");
+    assert_eq!(s.home.shared.requests.load(Ordering::SeqCst), before + 2);
 }

@@ -34,7 +34,9 @@ impl Bench {
     }
     fn command(&self, args: &[&str]) -> Command {
         let mut c = Command::new(env!("CARGO_BIN_EXE_quorate"));
-        c.args(args).env("QUORATE_DEPLOYMENT", self.dir.path());
+        c.args(args)
+            .env("QUORATE_DEPLOYMENT", self.dir.path())
+            .env("QUORATE_WALLET", support::wallet_in(self.dir.path()));
         c
     }
     fn run(&self, args: &[&str]) -> Output {
@@ -255,7 +257,9 @@ fn an_interrupted_import_goes_on_where_it_stopped() {
         b.home.shared.faults.refuse_after.store(0, Ordering::SeqCst);
         let stored = b.home.stored();
         assert!(stored > 1000 && stored < 6000, "{stored}");
-        let imports = b.path("client/imports");
+        // One person, one directory of journals.
+        let people = std::fs::read_dir(b.path("client/imports")).unwrap();
+        let imports = people.last().unwrap().unwrap().path();
         let journal = std::fs::read_dir(&imports)
             .unwrap()
             .flatten()

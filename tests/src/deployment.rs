@@ -4,6 +4,8 @@
 //! by pid. Output goes to `node-N/process.log`, which a failing test prints.
 
 use anyhow::{Context, bail};
+use quorate_cli::people::Wallet;
+use quorate_cli::people::account::log_in;
 use quorate_node::embedded::layout::{Layout, NodeLayout, lay_out};
 use quorate_node::embedded::topology::Topology;
 use std::collections::BTreeMap;
@@ -140,6 +142,16 @@ impl Deployment {
         deployment.start_all()?;
         deployment.wait_ready(READY_WAIT)?;
         Ok(deployment)
+    }
+
+    /// Logs a person in: the wallet is where `quorate --as NAME` finds it.
+    ///
+    /// # Errors
+    /// When custodians do not take the account.
+    pub async fn log_in(&self, name: &str) -> anyhow::Result<Wallet> {
+        let dir = self.layout.dir.join("wallets").join(name);
+        let (wallet, _) = log_in(&self.layout, &dir, name, None).await?;
+        Ok(wallet)
     }
 
     /// Every node's name, home first.

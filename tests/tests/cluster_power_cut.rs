@@ -17,12 +17,12 @@ mod world;
 
 use anyhow::{Context, ensure};
 use futures::StreamExt;
-use quorate_cli::client::Client;
+use quorate_cli::client::{Client, NewChat};
 use quorate_cli::deployment::Deployment as Reach;
+use quorate_engine::api::NewMessage;
 use quorate_engine::api::operator::{
     FreezeRequest, OperatorDone, OperatorStatus, ShredKey, ShredRequest,
 };
-use quorate_engine::api::{CreateChat, NewMessage};
 use quorate_tests::deployment::{NodeName, tail};
 use quorate_tests::powercut::{Image, skipped};
 use rand::rngs::StdRng;
@@ -183,11 +183,11 @@ impl Site {
         let rt = &self.world.rt;
         let mut tasks = Vec::new();
         for (i, chat) in self.chats.iter().enumerate() {
-            let client = self.world.client(&format!("writer-{i}"));
+            let client = self.world.client();
             let (chat, open, ledger) = (chat.clone(), self.open[i].clone(), self.ledger.clone());
             tasks.push(rt.spawn(write(client, chat, open, ledger)));
         }
-        let client = self.world.client("opener");
+        let client = self.world.client();
         tasks.push(rt.spawn(open_chats(client, self.ledger.clone())));
         for custodian in CUSTODIANS {
             let client = self.reach().operator(custodian).unwrap();
@@ -224,7 +224,7 @@ impl Site {
 
     fn check(&mut self, ledger: &Ledger) -> anyhow::Result<()> {
         self.world.d.wait_ready(BACK_MAX)?;
-        let client = self.world.client("auditor");
+        let client = self.world.client();
         let read = |chat: String| {
             let client = client.clone();
             async move {
@@ -321,10 +321,10 @@ async fn write(client: Client, chat: String, open: Arc<Mutex<Option<NewMessage>>
 
 async fn open_chats(client: Client, ledger: Shared) {
     loop {
-        let request = CreateChat {
-            idempotency_key: hex::encode(rand::random::<[u8; 16]>()),
-            profile: content("made under load"),
-        };
+        let request = NewChat::new(
+            hex::encode(rand::random::<[u8; 16]>()),
+            content("made under load"),
+        );
         let Ok(chat) = client.create_chat(&request).await else {
             continue;
         };

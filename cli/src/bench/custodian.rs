@@ -3,25 +3,36 @@
 //! The peer plane believes nobody without a home's certificate, and only where
 //! one hand laid everything out ([`Layout`]) is a home node's at hand. So this
 //! acts *as* a node of the home, over one connection a peer as that node has,
-//! and what it stores are shares of keys that belong to no chat: orphans that
-//! stay at the custodian, as `quorate bench` says before it begins.
+//! and what it stores are shares that no home knows of: orphans that stay at the
+//! custodian, as `quorate bench` says before it begins.
+//!
+//! A release takes a grant of somebody who is in the key's chat, and an account
+//! has a budget. So people are made for it, enrolled by the deployment's own
+//! authority at that custodian, each with a chat and a grant of their own.
 
 use super::{Case, Done, WARM_UP, spread};
 use crate::client::ClientError;
 use crate::exit::{Exit, Failure};
+use crate::people::account::{Hands, found};
+use crate::people::{Person, Wants};
 use futures::future::BoxFuture;
+use futures::{StreamExt, TryStreamExt, stream};
 use quorate_engine::authz::grant::GrantHash;
+use quorate_engine::authz::identity::account_id;
 use quorate_engine::crypto::seal::{
     Receiver, RecipientKey, ReleaseBinding, Sender, ShareBinding, deal_info, release_info,
 };
+use quorate_engine::crypto::sign::SigningKey;
 use quorate_engine::custody::protocol::{
     CustodianReply, CustodianRequest, KEYS_PER_REQUEST_MAX, KeyRef, Reason, ReleaseReply,
-    ReleaseRequest, SealSession, SealedItem, ShareResult, StoreOutcome, StoreRequest,
+    ReleaseRequest, SealSession, SealedItem, ShareResult, StatementRequest, StoreOutcome,
+    StoreRequest,
 };
 use quorate_engine::policy::load;
 use quorate_engine::sharing::{commitment, commitment_holds};
 use quorate_engine::types::{
-    ChatId, CustodianId, DeploymentId, HomeId, KeyId, NodeId, PolicyId, RequestId, SessionId, Share,
+    ChatId, CustodianId, DeploymentId, EpochNo, HomeId, KeyId, NodeId, PolicyId, RequestId,
+    SessionId, Share,
 };
 use quorate_node::config::Config;
 use quorate_node::custodian::facts;
@@ -32,9 +43,18 @@ use quorate_node::peer::{PeerClient, client::PeerClientOptions};
 use quorate_node::pki::{CertSource, TrustStore};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
-/// Keys stored before releases are measured, and then released again and again.
+/// Keys stored before releases are measured, at least; they are released again and again.
 const RELEASED_KEYS: usize = 4_096;
+/// Keys one account is released before the next one asks: what a custodian's budget allows at once.
+const KEYS_PER_ACCOUNT: i64 = 2_048;
+/// Accounts made for each second of releases.
+const ACCOUNTS_PER_SECOND: u64 = 48;
+/// Fewest and most accounts made.
+const ACCOUNTS: (u64, u64) = (64, 4_096);
+/// Accounts in the making at once.
+const ACCOUNTS_AT_ONCE: usize = 32;
 /// Longest wait for one answer, in milliseconds; as long as a home waits for a store.
 const ANSWER_MS_MAX: u64 = 3_000;
 /// Requests in flight on the one connection.
@@ -49,7 +69,7 @@ pub struct HomeNode {
     home: HomeId,
     node: NodeId,
     policy: PolicyId,
-    chat: ChatId,
+    layout: Layout,
     sender: Sender,
     session: SealSession,
     lease_key: RecipientKey,
@@ -133,7 +153,7 @@ impl HomeNode {
             home: HomeId::new(&config.cluster).map_err(unusable)?,
             node: config.node,
             policy,
-            chat: ChatId(fresh()),
+            layout,
             sender,
             session: SealSession {
                 id: SessionId(fresh()),
@@ -151,7 +171,7 @@ impl HomeNode {
     /// What a person should know before this runs.
     pub fn warning(&self) -> String {
         format!(
-            "acting as home {} node {}: writes real shares of keys that belong to no chat to custodian {}; they stay there",
+            "acting as home {} node {}: writes real shares that no home knows of to custodian {}; they stay there, and so do the accounts made for releases",
             self.home, self.node, self.custodian
         )
     }
@@ -170,23 +190,24 @@ impl HomeNode {
         }
     }
 
-    fn place(&self, key_id: KeyId) -> ShareBinding {
+    fn place(&self, chat: ChatId, key_id: KeyId) -> ShareBinding {
         ShareBinding {
             deployment: self.deployment,
             custodian: self.custodian.clone(),
-            chat: self.chat,
+            chat,
             key_id,
             policy: self.policy,
         }
     }
 
-    fn item(&self) -> SealedItem {
+    fn item(&self, chat: ChatId, epoch: EpochNo) -> SealedItem {
         let key_id = KeyId(fresh());
         let share = Share::generate(&mut rand::rng());
-        let sealed = self.sender.seal(&self.place(key_id), None, fresh(), &share);
+        let place = self.place(chat, key_id);
+        let sealed = self.sender.seal(&place, None, fresh(), &share);
         SealedItem {
-            chat: self.chat,
-            epoch: 0,
+            chat,
+            epoch,
             key_id,
             policy: self.policy,
             commitment: commitment(&key_id, &self.custodian, &share),
@@ -195,9 +216,10 @@ impl HomeNode {
         }
     }
 
-    /// Stores shares of `count` fresh keys in one request.
-    async fn store(&self, count: usize) -> Result<Vec<Stored>, ClientError> {
-        let items: Vec<_> = std::iter::repeat_with(|| self.item()).take(count).collect();
+    /// Stores shares of `count` fresh keys of `chat` in one request.
+    async fn store(&self, chat: ChatId, count: usize) -> Result<Vec<Stored>, ClientError> {
+        let epochs = 0..EpochNo::try_from(count).unwrap_or(EpochNo::MAX);
+        let items: Vec<_> = epochs.map(|epoch| self.item(chat, epoch)).collect();
         let keys = items.iter().map(|i| Stored {
             key: KeyRef {
                 chat: i.chat,
@@ -228,8 +250,8 @@ impl HomeNode {
         }
     }
 
-    /// Has the shares of `keys` released; `check` opens every one and verifies the receipt.
-    async fn release(&self, keys: &[Stored], check: bool) -> Result<(), ClientError> {
+    /// Has the shares of `keys` released under `grant`; `check` opens every one and verifies the receipt.
+    async fn release(&self, grant: &str, keys: &[Stored], check: bool) -> Result<(), ClientError> {
         let request = RequestId(fresh());
         let asked = CustodianRequest::Release(ReleaseRequest {
             request,
@@ -238,7 +260,7 @@ impl HomeNode {
             deployment: self.deployment,
             lease_key: self.lease_key.public(),
             reason: Reason::Drill,
-            grant: String::new(),
+            grant: grant.to_owned(),
             keys: keys.iter().map(|k| k.key).collect(),
         });
         let CustodianReply::Release(reply) = self.ask(&asked).await? else {
@@ -253,7 +275,7 @@ impl HomeNode {
             return Err(self.malformed(format!("not all shares came: {:?}", reply.shares.first())));
         }
         match check {
-            true => self.verify(&request, keys, &reply),
+            true => self.verify(&request, grant, keys, &reply),
             false => Ok(()),
         }
     }
@@ -261,6 +283,7 @@ impl HomeNode {
     fn verify(
         &self,
         request: &RequestId,
+        grant: &str,
         keys: &[Stored],
         reply: &ReleaseReply,
     ) -> Result<(), ClientError> {
@@ -272,7 +295,7 @@ impl HomeNode {
         let receiver =
             Receiver::new(&self.lease_key, &reply.encapsulated, &info).map_err(|e| bad(&e))?;
         let binding = ReleaseBinding {
-            authority: GrantHash::of("").0,
+            authority: GrantHash::of(grant).0,
             node: self.node,
             lease_key: self.lease_key.public().hash(),
         };
@@ -280,14 +303,45 @@ impl HomeNode {
             let ShareResult::Share { sealed } = result else {
                 continue;
             };
-            let key_id = stored.key.key_id;
-            let share = receiver.open(&self.place(key_id), Some(&binding), sealed);
+            let KeyRef { chat, key_id } = stored.key;
+            let share = receiver.open(&self.place(chat, key_id), Some(&binding), sealed);
             let share = share.map_err(|e| bad(&e))?;
             if !commitment_holds(&key_id, &self.custodian, &share, &stored.commitment) {
                 return Err(bad(&"a released share does not match its commitment"));
             }
         }
         Ok(())
+    }
+
+    /// Somebody with a chat at the custodian, and `count` keys in it.
+    async fn reader(&self, hands: &Hands, count: usize) -> Result<Reader, Failure> {
+        let key = SigningKey::generate(&mut rand::rng());
+        let authorities = hands.ids();
+        let mut genesis = found(&self.deployment, authorities.clone(), &key)?;
+        hands.sign(&mut genesis, &authorities, 1)?;
+        let account = account_id(&genesis);
+        hands.registry.found_at(&self.custodian, &genesis).await?;
+        let person = Person::new(account, key, self.deployment, self.home.clone());
+        let (chat, statement) = person.found_chat(false);
+        let request = CustodianRequest::ChatStatement(StatementRequest {
+            home: self.home.clone(),
+            deployment: self.deployment,
+            statement,
+        });
+        match self.ask(&request).await? {
+            CustodianReply::Statement(Ok(_)) => {}
+            other => {
+                let what = format!("a chat's genesis was answered by {other:?}");
+                return Err(self.malformed(what).into());
+            }
+        }
+        let keys = self.store(chat, count).await?;
+        let grant = person.grant(&Wants::read(vec![chat]));
+        Ok(Reader {
+            grant: grant.map_err(unusable)?,
+            keys,
+            left: AtomicI64::new(KEYS_PER_ACCOUNT),
+        })
     }
 }
 
@@ -324,7 +378,8 @@ impl Case for ShareStores {
     }
     fn operation(&self, _client: usize, _n: usize) -> BoxFuture<'_, Result<Done, ClientError>> {
         Box::pin(async move {
-            let stored = self.0.store(self.0.batch).await?;
+            let chat = ChatId(fresh());
+            let stored = self.0.store(chat, self.0.batch).await?;
             Ok(Done {
                 items: stored.len() as u64,
                 last: false,
@@ -338,20 +393,55 @@ impl Case for ShareStores {
 /// because on one machine the client's work would be taken from the custodian.
 pub struct Releases {
     home: Arc<HomeNode>,
+    readers: Vec<Reader>,
+    /// Who asks now.
+    current: AtomicUsize,
+}
+
+/// Somebody who has keys released.
+struct Reader {
+    grant: Arc<str>,
     keys: Vec<Stored>,
+    /// What is left of the account's budget.
+    left: AtomicI64,
 }
 
 impl Releases {
-    /// Stores the shares that are to be released.
+    /// Makes the people and stores the shares that are to be released to them in `seconds`.
     ///
     /// # Errors
     /// As the custodian does.
-    pub async fn prepare(home: Arc<HomeNode>) -> Result<Self, Failure> {
-        let mut keys = Vec::with_capacity(RELEASED_KEYS);
-        while keys.len() < RELEASED_KEYS {
-            keys.extend(home.store(KEYS_PER_REQUEST_MAX).await?);
+    pub async fn prepare(home: Arc<HomeNode>, seconds: u64) -> Result<Self, Failure> {
+        let hands = Hands::of(&home.layout)?;
+        let accounts = seconds.saturating_mul(ACCOUNTS_PER_SECOND);
+        let accounts = accounts.clamp(ACCOUNTS.0, ACCOUNTS.1) as usize;
+        let each = home
+            .batch
+            .max(RELEASED_KEYS / accounts)
+            .min(KEYS_PER_REQUEST_MAX);
+        let making = (0..accounts).map(|_| home.reader(&hands, each));
+        let readers = stream::iter(making).buffer_unordered(ACCOUNTS_AT_ONCE);
+        let readers = readers.try_collect().await?;
+        Ok(Self {
+            home,
+            readers,
+            current: AtomicUsize::new(0),
+        })
+    }
+
+    /// Somebody who may still have `batch` keys; `None` when everybody's budget is spent.
+    fn reader(&self, batch: usize) -> Option<&Reader> {
+        let batch = i64::try_from(batch).unwrap_or(i64::MAX);
+        loop {
+            let at = self.current.load(Ordering::Relaxed);
+            let reader = self.readers.get(at)?;
+            if reader.left.fetch_sub(batch, Ordering::Relaxed) >= batch {
+                return Some(reader);
+            }
+            let _ = self
+                .current
+                .compare_exchange(at, at + 1, Ordering::Relaxed, Ordering::Relaxed);
         }
-        Ok(Self { home, keys })
     }
 }
 
@@ -362,10 +452,16 @@ impl Case for Releases {
     fn operation(&self, client: usize, n: usize) -> BoxFuture<'_, Result<Done, ClientError>> {
         Box::pin(async move {
             let batch = self.home.batch;
-            let places = (self.keys.len() - batch + 1) as u64;
+            let Some(reader) = self.reader(batch) else {
+                return Ok(Done {
+                    items: 0,
+                    last: true,
+                });
+            };
+            let places = (reader.keys.len() - batch + 1) as u64;
             let from = (spread(client, n) % places) as usize;
-            let keys = &self.keys[from..from + batch];
-            self.home.release(keys, n < WARM_UP).await?;
+            let keys = &reader.keys[from..from + batch];
+            self.home.release(&reader.grant, keys, n < WARM_UP).await?;
             Ok(Done {
                 items: batch as u64,
                 last: false,

@@ -4,13 +4,14 @@
 //! that may have arrived; hyper gives an unsent request back, and only then
 //! is another connection tried at once.
 
+use super::Call;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue, IF_MATCH};
-use hyper::{Method, Request, StatusCode, Uri};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, IF_MATCH};
+use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use quorate_engine::api::{DEVICE_BYTES_MAX, DEVICE_HEADER, REQUEST_HEADER};
+use quorate_engine::api::REQUEST_HEADER;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,9 +39,6 @@ pub enum SetupError {
     /// The operator's certificate or key cannot be used.
     #[error("the operator's certificate and key cannot be used: {0}")]
     Identity(String),
-    /// The device name cannot stand in a header.
-    #[error("the device name {0:?} must be 1 to {DEVICE_BYTES_MAX} printable ASCII characters")]
-    Device(String),
 }
 
 /// Why a request has no answer.
@@ -77,7 +75,6 @@ struct Node {
 pub struct Wire {
     nodes: Vec<Node>,
     tls: TlsConnector,
-    device: HeaderValue,
     connect_ms_max: u64,
 }
 
@@ -104,17 +101,9 @@ impl Wire {
     pub fn new(
         endpoints: &[String],
         ca_pem: &[u8],
-        device: &str,
         identity: Option<Identity<'_>>,
         connect_ms_max: u64,
     ) -> Result<Self, SetupError> {
-        let nodes = endpoints
-            .iter()
-            .map(|e| parse_endpoint(e))
-            .collect::<Result<Vec<_>, _>>()?;
-        if nodes.is_empty() {
-            return Err(SetupError::NoEndpoint);
-        }
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(ca_pem) {
             let certificate = certificate.map_err(|e| SetupError::Ca(e.to_string()))?;
@@ -144,14 +133,28 @@ impl Wire {
             }
         };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let device = HeaderValue::from_str(device)
-            .ok()
-            .filter(|_| (1..=DEVICE_BYTES_MAX).contains(&device.len()))
-            .ok_or_else(|| SetupError::Device(device.chars().take(80).collect()))?;
+        Self::over(endpoints, Arc::new(config), connect_ms_max)
+    }
+
+    /// Connections under a TLS configuration made elsewhere; it speaks `http/1.1`.
+    ///
+    /// # Errors
+    /// [`SetupError`] about the endpoints.
+    pub fn over(
+        endpoints: &[String],
+        tls: Arc<rustls::ClientConfig>,
+        connect_ms_max: u64,
+    ) -> Result<Self, SetupError> {
+        let nodes = endpoints
+            .iter()
+            .map(|e| parse_endpoint(e))
+            .collect::<Result<Vec<_>, _>>()?;
+        if nodes.is_empty() {
+            return Err(SetupError::NoEndpoint);
+        }
         Ok(Self {
             nodes,
-            tls: TlsConnector::from(Arc::new(config)),
-            device,
+            tls: TlsConnector::from(tls),
             connect_ms_max,
         })
     }
@@ -166,31 +169,34 @@ impl Wire {
         &self.nodes[node].authority
     }
 
-    /// A request for `node`.
-    pub fn request(
+    /// `call` for `node`, under `grant` where it takes one.
+    pub(super) fn request(
         &self,
         node: usize,
-        method: &Method,
-        path: &str,
+        call: &Call<'_>,
         request_id: &str,
-        if_match: Option<u32>,
-        body: Option<Bytes>,
+        grant: Option<&str>,
     ) -> Result<Request<Full<Bytes>>, String> {
         let mut request = Request::builder()
-            .method(method)
-            .uri(path)
+            .method(&call.method)
+            .uri(call.path)
             .header(HOST, &self.nodes[node].authority)
             .header(ACCEPT, "application/json, application/problem+json")
-            .header(REQUEST_HEADER, request_id)
-            .header(DEVICE_HEADER, &self.device);
-        if body.is_some() {
+            .header(REQUEST_HEADER, request_id);
+        if let Some(grant) = grant {
+            let bearer = HeaderValue::from_str(&format!("Bearer {grant}"));
+            let mut bearer = bearer.map_err(|e| e.to_string())?;
+            bearer.set_sensitive(true);
+            request = request.header(AUTHORIZATION, bearer);
+        }
+        if call.body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
-        if let Some(revision) = if_match {
+        if let Some(revision) = call.if_match {
             request = request.header(IF_MATCH, format!("\"{revision}\""));
         }
         request
-            .body(Full::new(body.unwrap_or_default()))
+            .body(Full::new(call.body.clone().unwrap_or_default()))
             .map_err(|e| e.to_string())
     }
 

@@ -132,7 +132,9 @@ async fn measure(
         What::Pages => Arc::new(Pages(prepare(paged, FILLED).await?)),
         What::Cold => return cold(args, load, context).await,
         What::ShareStores => Arc::new(ShareStores(home_node(args, context).await?)),
-        What::Releases => Arc::new(Releases::prepare(home_node(args, context).await?).await?),
+        What::Releases => {
+            Arc::new(Releases::prepare(home_node(args, context).await?, load.seconds).await?)
+        }
     };
     Ok(drive(case, load).await)
 }

@@ -1,13 +1,13 @@
-//! `quorate chat create|list|show`.
+//! `quorate chat create|list|show`; members are in [`super::members`].
 
-use super::{Context, check_chat, content, idempotency_key};
-use crate::client::CHATS_PER_PAGE;
+use super::{Context, check_chat, content, idempotency_key, members};
+use crate::client::{CHATS_PER_PAGE, NewChat};
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::output::{plain, time};
-use quorate_engine::api::{Chat, ChatList, Content, CreateChat};
+use quorate_engine::api::{Chat, ChatList, Content};
 use serde_json::Value;
 
-/// Create, list and show chats
+/// Create, list and show chats, and manage their members
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -27,8 +27,11 @@ enum Action {
         /// Repeating the command with the same key gives the same chat
         #[arg(long, value_name = "KEY")]
         key: Option<String>,
+        /// Let anyone join
+        #[arg(long)]
+        public: bool,
     },
-    /// List chats in order of id
+    /// List your chats in order of id
     List {
         /// Most chats to list
         #[arg(long, default_value_t = 100)]
@@ -48,6 +51,8 @@ enum Action {
         #[arg(long)]
         no_profile: bool,
     },
+    #[command(flatten)]
+    Members(members::What),
 }
 
 /// Runs the command.
@@ -60,7 +65,9 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
             title,
             profile,
             key,
-        } => create(title, profile, key, context).await,
+            public,
+        } => create(title, profile, key, public, context).await,
+        Action::Members(what) => members::run(what, context).await,
         Action::List {
             limit,
             after,
@@ -79,15 +86,18 @@ async fn create(
     title: Option<String>,
     profile: Option<String>,
     key: Option<String>,
+    public: bool,
     context: &Context,
 ) -> CommandResult {
     let mut profile = profile.map_or_else(|| Ok(Content::new()), |p| content(&p))?;
     if let Some(title) = title {
         profile.insert("name".into(), title.into());
     }
-    let request = CreateChat {
+    let request = NewChat {
         idempotency_key: idempotency_key(key),
         profile,
+        public,
+        keep: true,
     };
     let chat = context
         .client()?

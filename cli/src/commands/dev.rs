@@ -62,16 +62,16 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
         return Err(e);
     }
     let text = format!(
-        "{clusters} clusters, {nodes} nodes run in {}\n\
+        "{clusters} clusters, {nodes} nodes run in {1}\n\
          One hand made all keys here: this is for trying out, not for keeping secrets.\n\
-         In another terminal: quorate{} status\n\
+         In another terminal: quorate{0} status, and quorate{0} login --name NAME before the first chat\n\
          Ctrl-C stops it; the data is kept.",
-        dir.display(),
         if context.global.deployment.is_some() {
             format!(" --deployment {}", dir.display())
         } else {
             String::new()
         },
+        dir.display(),
     );
     let event = serde_json::json!({"event": "ready", "deployment": dir, "nodes": nodes});
     context.output.show(&event, || text)?;

@@ -1,14 +1,24 @@
-//! `quorate identity init|show|renew|rotate`: an identity authority's keys, on
+//! `quorate identity init|show|renew|rotate|enrol|revoke`: an identity authority's keys, on
 //! its own machine. It runs no node; it signs statements about people and brings
 //! them to each custodian's registry plane itself.
 
 use super::Context;
 use crate::exit::{CommandResult, Exit, Failure};
-use quorate_engine::types::DeploymentId;
+use crate::people::account::{Request, head_of, statement_key};
+use crate::people::{Known, Registry, now_ms};
+use quorate_engine::api::StatementAcks;
+use quorate_engine::authz::chain::ChainId;
+use quorate_engine::authz::envelope::Envelope;
+use quorate_engine::authz::identity::{
+    AccountChange, AccountPayload, AccountStatement, account_id, device_id,
+};
+use quorate_engine::crypto::labels::SIGN_ACCOUNT;
+use quorate_engine::types::{AccountId, CustodianId, DeploymentId, DeviceId, StatementHash};
 use quorate_node::config::{ClusterRole, KeyProvider, RaftOptions, StoreKind};
 use quorate_node::pki::entity::{self, Entity, EntityError, EntitySpec};
 use quorate_node::pki::{Descriptor, ca, files};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Set up an identity authority
@@ -28,6 +38,46 @@ enum What {
     Renew(Place),
     /// Draw a new statement key and name it in the next revision of the descriptor
     Rotate(Rotate),
+    /// Sign what a person asks for, and bring it to the custodians
+    Enrol(Enrol),
+    /// Take a device of an account out for ever, for a person who lost it
+    Revoke(Revoke),
+}
+
+#[derive(Debug, clap::Args)]
+struct Carrier {
+    /// The authority's own directory, made by `identity init`
+    #[arg(long, value_name = "DIR")]
+    authority: PathBuf,
+    /// A custodian's registry plane, as NAME=HOST:PORT[,HOST:PORT...]; give it once for each [default: those of the embedded deployment]
+    #[arg(long, value_name = "NAME=ADDRESSES")]
+    registry: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Enrol {
+    /// The file that `quorate login` or `quorate device` wrote
+    request: PathBuf,
+    #[command(flatten)]
+    carrier: Carrier,
+    /// The device's id, as the person told you by another way
+    #[arg(long, value_name = "HEX")]
+    device: DeviceId,
+    /// Where to write what goes back to the person [default: over the request]
+    #[arg(long, short, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Revoke {
+    #[command(flatten)]
+    carrier: Carrier,
+    /// The account
+    #[arg(long)]
+    account: AccountId,
+    /// The device
+    #[arg(long)]
+    device: DeviceId,
 }
 
 #[derive(Debug, clap::Args)]
@@ -78,8 +128,10 @@ fn failed(e: &dyn std::fmt::Display) -> Failure {
 ///
 /// # Errors
 /// [`Failure`]; nothing that exists is overwritten by `init`.
-pub fn run(args: &Args, context: &Context) -> CommandResult {
+pub async fn run(args: Args, context: &Context) -> CommandResult {
     match &args.what {
+        What::Enrol(args) => enrol(args, context).await,
+        What::Revoke(args) => revoke(args, context).await,
         What::Init(args) => init(args, context),
         What::Show(place) => {
             let authority = open(&place.dir)?;
@@ -110,6 +162,145 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
             Ok(Exit::Ok)
         }
     }
+}
+
+impl Carrier {
+    /// The custodians' registry planes, and whom to believe of them.
+    fn registry(&self, context: &Context) -> Result<(Registry, Option<Known>), Failure> {
+        let deployment = match self.registry.is_empty() {
+            true => Some(context.deployment()?),
+            false => context.deployment().ok(),
+        };
+        let trust = context.global.trust.as_deref();
+        let known = match (&deployment, trust) {
+            (Some(d), trust) => d.known(trust)?,
+            (None, Some(dir)) => Some(Known::of_dir(dir)?),
+            (None, None) => None,
+        };
+        if let (true, Some(d)) = (self.registry.is_empty(), &deployment) {
+            let layout = d.layout()?.ok_or_else(|| {
+                Failure::usage(
+                    "no custodian's registry plane is known",
+                    "give each as --registry NAME=HOST:PORT,HOST:PORT",
+                )
+            })?;
+            return Ok((Registry::of_layout(&layout, &self.authority)?, known));
+        }
+        let mut addresses = BTreeMap::new();
+        for text in &self.registry {
+            let wrong = || {
+                Failure::usage(
+                    format!("--registry {text}: not NAME=HOST:PORT"),
+                    "write it as ch=192.0.2.9:7446,192.0.2.10:7446",
+                )
+            };
+            let (name, list) = text.split_once('=').ok_or_else(wrong)?;
+            let name = CustodianId::new(name).map_err(|_| wrong())?;
+            let list = list.split(',').map(|a| format!("https://{a}"));
+            addresses.insert(name, list.collect::<Vec<_>>());
+        }
+        Ok((Registry::of(&self.authority, &addresses)?, known))
+    }
+}
+
+async fn enrol(args: &Enrol, context: &Context) -> CommandResult {
+    let authority = open(&args.carrier.authority)?;
+    let mut request = Request::load(&args.request)?;
+    if request.deployment != authority.descriptor.deployment {
+        return Err(Failure::usage(
+            format!("the request is for deployment {}", request.deployment),
+            "ask the person for a request for this deployment",
+        ));
+    }
+    let (what, device) = match request.payload()? {
+        AccountPayload::Genesis(g) => ("genesis", Some(device_id(&g.device))),
+        AccountPayload::Statement(s) => (s.change.name(), s.change.device()),
+    };
+    if device.is_some_and(|d| d != args.device) {
+        return Err(Failure::new(
+            Exit::Conflict,
+            "device",
+            format!("the request is about another device than {}", args.device),
+            "do not sign it; ask the person again, by a way nobody in between can change",
+        ));
+    }
+    request.sign(&statement_key(&authority)?);
+    let statement = request.statement();
+    let chain = match request.account {
+        None => account_id(&statement),
+        Some(account) => account,
+    };
+    let (registry, known) = args.carrier.registry(context)?;
+    let said = registry.tell(request.account.as_ref(), &statement).await;
+    request.acks = said.acks.clone();
+    let out = args.out.as_deref().unwrap_or(&args.request);
+    request.save(out)?;
+    let number = match request.payload()? {
+        AccountPayload::Genesis(_) => 0,
+        AccountPayload::Statement(s) => s.number,
+    };
+    let head = (number, StatementHash(statement.hash()));
+    judge(known, chain, head, &said, what)?;
+    let took: Vec<_> = said.acks.iter().map(|a| a.custodian.clone()).collect();
+    let value = json!({"account": chain, "device": args.device, "change": what, "custodians": took, "answer": out});
+    context.output.show(&value, || {
+        format!(
+            "signed {what} of account {chain}, device {}\ntaken by {}\nsend {} back to the person, for `quorate login --complete`",
+            args.device,
+            took.join(", "),
+            out.display()
+        )
+    })?;
+    Ok(Exit::Ok)
+}
+
+/// Where nobody's keys are known here, that some took it is all that can be said.
+fn judge(
+    known: Option<Known>,
+    account: AccountId,
+    head: (u64, StatementHash),
+    said: &StatementAcks,
+    what: &str,
+) -> Result<(), Failure> {
+    if let Some(known) = known {
+        let judged = known.judge(ChainId::Account(account), head, said);
+        return judged.must_be_done(what, what != "revoke");
+    }
+    if !said.acks.is_empty() {
+        return Ok(());
+    }
+    let none = Known::none().judge(ChainId::Account(account), head, said);
+    none.must_be_done(what, false)
+}
+
+async fn revoke(args: &Revoke, context: &Context) -> CommandResult {
+    let authority = open(&args.carrier.authority)?;
+    let (registry, known) = args.carrier.registry(context)?;
+    let (number, previous) = head_of(&registry.account(&args.account).await?)?;
+    let statement = AccountPayload::Statement(AccountStatement {
+        account: args.account,
+        number: number + 1,
+        previous,
+        at_ms: now_ms(),
+        change: AccountChange::Revoke {
+            device: args.device,
+        },
+    });
+    let (key, deployment) = (statement_key(&authority)?, authority.descriptor.deployment);
+    let signed = Envelope::sign(SIGN_ACCOUNT, &deployment, &statement, &[&key]);
+    let said = registry.tell(Some(&args.account), &signed).await;
+    let head = (number + 1, StatementHash(signed.hash()));
+    judge(known, args.account, head, &said, "revoke")?;
+    let took: Vec<_> = said.acks.iter().map(|a| a.custodian.clone()).collect();
+    let value = json!({"account": args.account, "device": args.device, "custodians": took});
+    context.output.show(&value, || {
+        format!(
+            "device {} is out for ever: {} took it",
+            args.device,
+            took.join(", ")
+        )
+    })?;
+    Ok(Exit::Ok)
 }
 
 fn init(args: &Init, context: &Context) -> CommandResult {

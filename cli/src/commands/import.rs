@@ -50,11 +50,13 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
         attempts_max: ATTEMPTS_MAX,
         ..ClientOptions::default()
     };
-    let client = deployment.client()?.with_options(attempts);
+    let wallet = context.wallet(&deployment)?;
+    let person = deployment.person(&wallet)?;
+    let client = deployment.client(Some(person))?.with_options(attempts);
     let secret = deployment.secret()?;
     let plan = Plan {
         file: args.file,
-        journals: deployment.state_dir()?.join("imports"),
+        journals: deployment.imports_dir(&wallet)?,
         copy: args.copy,
     };
     let progress = Arc::new(Progress::new("import", context.output, args.quiet));

@@ -76,6 +76,17 @@ pub(super) fn passphrase(source: &Source, new: bool) -> Result<Passphrase, Failu
     Ok(Passphrase(text))
 }
 
+/// Reads a wallet's passphrase, twice when it is a new one that is typed.
+pub(super) fn wallet_passphrase(fd: Option<u32>, new: bool) -> Result<Passphrase, Failure> {
+    let source = Source {
+        share: None,
+        passphrase_stdin: false,
+        passphrase_fd: fd,
+        own: false,
+    };
+    passphrase(&source, new)
+}
+
 pub(super) fn read_share(path: &Path) -> Result<HeldShare, Failure> {
     let failed = |e: &std::io::Error| Failure::file("read the share file", path, e);
     let mode = std::fs::metadata(path)

@@ -219,6 +219,11 @@ async fn history(chat: &str, from: Option<u64>, limit: usize, context: &Context)
     Ok(Exit::Ok)
 }
 
+/// The beginning of a device's id, for people.
+fn device(id: &str) -> String {
+    format!("device {}", id.chars().take(12).collect::<String>())
+}
+
 fn line(message: &Message) -> String {
     let view = ContentView::new(&message.content);
     let edited = if message.revision > 0 {
@@ -228,7 +233,7 @@ fn line(message: &Message) -> String {
     };
     let from = view
         .sender()
-        .map_or_else(|| message.device.clone(), str::to_owned);
+        .map_or_else(|| device(&message.device), str::to_owned);
     plain(&format!(
         "{:>6}  {}  {from}: {}{edited}",
         message.id,

@@ -13,6 +13,7 @@ pub mod custodian;
 pub mod demo;
 pub mod deploy;
 pub mod dev;
+pub mod device;
 pub mod entity;
 pub mod export;
 pub mod home;
@@ -20,11 +21,14 @@ pub mod identity;
 pub mod import;
 mod key_sources;
 pub mod keys;
+pub mod login;
+pub mod members;
 pub mod message;
 pub mod officer;
 mod officer_papers;
 pub mod order;
 pub mod policy;
+pub mod recover;
 pub mod status;
 pub mod trust;
 
@@ -32,6 +36,8 @@ use crate::client::Client;
 use crate::deployment::Deployment;
 use crate::exit::{CommandResult, EXIT_CODES_HELP, Failure};
 use crate::output::Output;
+use crate::people::Wallet;
+use crate::people::place::{self, Asked};
 use clap::{Args, Parser, Subcommand};
 use quorate_engine::api::Content;
 use std::path::{Path, PathBuf};
@@ -60,6 +66,29 @@ pub struct Global {
         hide_env_values = true
     )]
     pub deployment: Option<PathBuf>,
+    /// Directory of the wallet to act with
+    #[arg(
+        long,
+        global = true,
+        env = "QUORATE_WALLET",
+        value_name = "DIR",
+        hide_env_values = true
+    )]
+    pub wallet: Option<PathBuf>,
+    /// Who acts, where several are logged in to an embedded deployment
+    #[arg(
+        long = "as",
+        global = true,
+        value_name = "NAME",
+        conflicts_with = "wallet"
+    )]
+    pub who: Option<String>,
+    /// Read the wallet's passphrase from this file descriptor instead of the terminal
+    #[arg(long, global = true, value_name = "FD")]
+    pub wallet_passphrase_fd: Option<u32>,
+    /// Directory with descriptors and policy.toml, to verify what custodians sign
+    #[arg(long, global = true, value_name = "DIR")]
+    pub trust: Option<PathBuf>,
     /// Print JSON, one value a line; errors too, on standard error
     #[arg(long, global = true)]
     pub json: bool,
@@ -72,7 +101,13 @@ pub enum Command {
     Demo(demo::Args),
     /// Run a whole deployment in the foreground; other commands in another terminal find it
     Dev(dev::Args),
-    /// Create, list and show chats
+    /// Make a wallet and an account, and have it enrolled
+    Login(login::Args),
+    /// List, add, renew and revoke your account's devices
+    Device(device::Args),
+    /// Get back into an account whose devices are lost
+    Recover(recover::Args),
+    /// Create, list and show chats, and manage their members
     Chat(chat::Args),
     /// Send, edit and read messages
     Message(message::Args),
@@ -117,6 +152,9 @@ impl Command {
         match self {
             Self::Demo(args) => demo::run(args, context).await,
             Self::Dev(args) => dev::run(args, context).await,
+            Self::Login(args) => login::run(args, context).await,
+            Self::Device(args) => device::run(args, context).await,
+            Self::Recover(args) => recover::run(args, context).await,
             Self::Chat(args) => chat::run(args, context).await,
             Self::Message(args) => message::run(args, context).await,
             Self::Import(args) => import::run(args, context).await,
@@ -127,7 +165,7 @@ impl Command {
             Self::Approve(args) => approve::run(args, context).await,
             Self::Order(args) => order::run(args, context).await,
             Self::Home(args) => home::run(&args, context),
-            Self::Identity(args) => identity::run(&args, context),
+            Self::Identity(args) => identity::run(args, context).await,
             Self::Trust(args) => trust::run(&args, context),
             Self::Cluster(args) => cluster::run(args, context).await,
             Self::Deploy(args) => deploy::run(&args, context),
@@ -162,12 +200,43 @@ impl Context {
         Deployment::find(self.global.deployment.as_deref())
     }
 
-    /// A client of its home.
+    /// What was said of the wallet.
+    pub fn asked(&self) -> Asked {
+        Asked {
+            dir: self.global.wallet.clone(),
+            name: self.global.who.clone(),
+        }
+    }
+
+    /// The wallet that is meant, with its key opened.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is none, or its passphrase is not given.
+    pub fn wallet(&self, deployment: &Deployment) -> Result<Wallet, Failure> {
+        let dir = place::find(&self.asked(), Some(deployment))?;
+        self.open(Wallet::load(&dir)?)
+    }
+
+    /// Asks for the wallet's passphrase where it has one.
+    ///
+    /// # Errors
+    /// When it is not the one.
+    pub fn open(&self, mut wallet: Wallet) -> Result<Wallet, Failure> {
+        if wallet.is_sealed() {
+            let given = key_sources::wallet_passphrase(self.global.wallet_passphrase_fd, false)?;
+            wallet.open(&given)?;
+        }
+        Ok(wallet)
+    }
+
+    /// A client of the home, which acts for whoever the wallet is.
+    ///
+    /// # Errors
+    /// When there is no deployment or no wallet.
     pub fn client(&self) -> Result<Client, Failure> {
-        self.deployment()?.client()
+        let deployment = self.deployment()?;
+        let wallet = self.wallet(&deployment)?;
+        deployment.client(Some(deployment.person(&wallet)?))
     }
 }
 

@@ -27,7 +27,7 @@ pub struct Args {
 /// # Errors
 /// [`crate::exit::Failure`]. While watching, a home that does not answer is shown, not an end.
 pub async fn run(args: Args, context: &Context) -> CommandResult {
-    let client = context.client()?;
+    let client = context.deployment()?.client(None)?;
     loop {
         match client.status().await {
             Ok(status) => {

@@ -5,17 +5,20 @@
 //! one does not hold. Before each act the home is restarted: that wipes every
 //! leased key, so what is read afterwards was opened by a quorum.
 
+mod attacker;
+mod attacks;
 mod disk;
 
-use crate::client::{Client, ClientError, ClientOptions};
+use crate::client::{Client, ClientError, ClientOptions, NewChat};
 use crate::commands::deploy;
 use crate::deployment::Deployment;
 use crate::exit::{Exit, Failure};
 use crate::output::Output;
+use crate::people::{Wallet, account};
 use crate::progress::Progress;
 use crate::sample::sample_export;
 use crate::telegram::{export, import};
-use quorate_engine::api::{Content, CreateChat, NewMessage, QuorumProblem, Status};
+use quorate_engine::api::{Content, NewMessage, QuorumProblem, Status};
 use quorate_node::embedded::Embedded;
 use quorate_node::embedded::topology::Topology;
 use serde::Serialize;
@@ -33,6 +36,9 @@ const SEEN_WAIT: Duration = Duration::from_secs(30);
 const LIAR_TRIES_MAX: usize = 12;
 /// Attempts of a request: it outlives elections.
 const ATTEMPTS_MAX: u32 = 24;
+
+/// Who the demo's chats are of.
+const PERSON: &str = "demo";
 
 /// What to show.
 pub struct Plan {
@@ -87,7 +93,8 @@ pub async fn run(plan: Plan, output: Output) -> Result<Vec<Act>, Failure> {
         attempts_max: ATTEMPTS_MAX,
         ..ClientOptions::default()
     };
-    let client = deployment.client()?.with_options(options);
+    // Nobody is logged in yet: until then it asks for the status alone.
+    let client = deployment.client(None)?.with_options(options);
     let mut stage = Stage {
         embedded,
         client,
@@ -171,20 +178,56 @@ impl Stage {
             "a home of three nodes and six custodians of three nodes each are up",
             text,
         )?;
-        let archive = self.store(file, deployment).await?;
+        let wallet = self.log_in(deployment).await?;
+        let archive = self.store(file, deployment, &wallet).await?;
         self.read_all(file, &archive).await?;
         self.nothing_on_disk(file)?;
+        self.attacks(&deployment.person(&wallet)?).await?;
         self.two_lost().await?;
         self.bloc_counts_once().await?;
         self.three_lost().await?;
         self.one_lies().await
     }
 
-    async fn store(&mut self, file: &Path, deployment: &Deployment) -> Result<String, Failure> {
+    async fn log_in(&mut self, deployment: &Deployment) -> Result<Wallet, Failure> {
+        let dir = deployment.dir.join("wallets").join(PERSON);
+        let layout = &self.embedded.layout;
+        let (wallet, judged) = account::log_in(layout, &dir, PERSON, None).await?;
+        let options = ClientOptions {
+            attempts_max: ATTEMPTS_MAX,
+            ..ClientOptions::default()
+        };
+        let person = deployment.person(&wallet)?;
+        self.client = deployment.client(Some(person))?.with_options(options);
+        let seen = format!(
+            "account {}, attested by {}, signed for by {}",
+            &wallet.account.to_string()[..16],
+            wallet
+                .authorities
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(" and "),
+            judged.believed.join(" ")
+        );
+        self.act(
+            judged.done && judged.sufficient,
+            "a person logs in: custodians learn of the device past the home",
+            seen,
+        )?;
+        Ok(wallet)
+    }
+
+    async fn store(
+        &mut self,
+        file: &Path,
+        deployment: &Deployment,
+        wallet: &Wallet,
+    ) -> Result<String, Failure> {
         let secret = deployment.secret()?;
         let plan = import::Plan {
             file: file.to_owned(),
-            journals: deployment.state_dir()?.join("imports"),
+            journals: deployment.imports_dir(wallet)?,
             copy: 0,
         };
         let progress = Arc::new(Progress::new("import", self.output, self.output.json));
@@ -446,10 +489,7 @@ impl Stage {
     async fn write_one(&self) -> Result<(), Failure> {
         let key = || hex::encode(rand::random::<[u8; 16]>());
         let text = |t: &str| Content::from_iter([("text".to_owned(), Value::from(t))]);
-        let chat = CreateChat {
-            idempotency_key: key(),
-            profile: text("opened while two custodians are lost"),
-        };
+        let chat = NewChat::new(key(), text("opened while two custodians are lost"));
         let chat = self.client.create_chat(&chat).await?;
         let message = NewMessage {
             idempotency_key: key(),

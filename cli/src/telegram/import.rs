@@ -11,10 +11,10 @@ use super::journal::{self, ChatDone, Journal};
 use super::records;
 use super::survey::{Ending, NAMED_MAX, Source, Survey, Unread};
 use super::value::Notes;
-use crate::client::{Client, ClientError};
+use crate::client::{Client, ClientError, NewChat};
 use crate::exit::{Exit, Failure};
 use futures::{StreamExt, TryStreamExt, stream};
-use quorate_engine::api::{Content, CreateChat};
+use quorate_engine::api::Content;
 use quorate_engine::types::Secret;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -329,9 +329,11 @@ impl Run {
         wanted: Profile,
     ) -> Result<String, Failure> {
         let Some(chat) = known else {
-            let request = CreateChat {
+            let request = NewChat {
                 idempotency_key: self.key(key, &"new"),
                 profile: wanted.profile,
+                public: false,
+                keep: true,
             };
             return Ok(self
                 .client

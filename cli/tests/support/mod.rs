@@ -1,8 +1,9 @@
 //! A home in memory: the client plane over real TLS, nothing behind it.
 //!
-//! It keeps what it is given and answers as `engine::api` says: write-once
-//! idempotency keys per device and chat, dense message ids, `If-Match`. Faults
-//! can be ordered: answers that never come, writes that are lost, refusals.
+//! It keeps what it is given and answers as `engine::api` says: grants that name
+//! the chat and the action, write-once idempotency keys per device and chat,
+//! dense message ids, `If-Match`. Faults can be ordered: answers that never come,
+//! writes that are lost, refusals.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(missing_docs, reason = "test support")]
@@ -16,10 +17,16 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use quorate_cli::deployment::ClientFile;
+use quorate_cli::people::wallet::Wallet;
+use quorate_cli::people::{account, from_wire, now_ms};
 use quorate_engine::api::*;
-use quorate_engine::types::Outcome;
+use quorate_engine::authz::grant::{Action, Grant};
+use quorate_engine::authz::membership::chat_id;
+use quorate_engine::crypto::labels::SIGN_MEMBERSHIP;
+use quorate_engine::crypto::sign::SigningKey;
+use quorate_engine::types::{AuthorityId, DeploymentId, Outcome, Secret};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,6 +46,8 @@ pub struct Faults {
     pub lose_answer_every: AtomicU64,
     /// After this many appends, every one is refused with 503 and applied not. 0: never.
     pub refuse_after: AtomicU64,
+    /// Every n-th request is refused because its grant is over. 0: none.
+    pub expire_every: AtomicU64,
     /// Everything is answered with a missing quorum.
     pub no_quorum: AtomicBool,
     /// At most so many messages in a page. 0: as asked.
@@ -48,7 +57,6 @@ pub struct Faults {
 #[derive(Default)]
 pub struct Store {
     pub rooms: BTreeMap<String, Room>,
-    pub created: BTreeMap<(String, String), String>,
 }
 
 #[derive(Default)]
@@ -56,6 +64,8 @@ pub struct Shared {
     pub store: Mutex<Store>,
     pub faults: Faults,
     pub appends: AtomicU64,
+    /// Different grants that were shown.
+    pub grants: Mutex<BTreeSet<String>>,
     pub requests: AtomicU64,
     pub in_flight_max: AtomicU64,
     in_flight: AtomicU64,
@@ -125,10 +135,14 @@ impl FakeHome {
             deployment: "00".repeat(16),
             endpoints,
             ca: "ca.pem".into(),
-            device: "test-device".into(),
+            home: "ae".into(),
+            trust: None,
             operator: BTreeMap::new(),
         };
         file.write(dir).unwrap();
+        if !Wallet::exists(&wallet_in(dir)) {
+            wallet(&wallet_in(dir));
+        }
     }
 
     pub fn rooms(&self) -> usize {
@@ -144,6 +158,53 @@ impl FakeHome {
             .map(|r| r.messages.len())
             .sum()
     }
+}
+
+/// The wallet beside a deployment that points to a home in memory.
+pub fn wallet_in(deployment: &Path) -> std::path::PathBuf {
+    deployment.join("wallet")
+}
+
+fn key() -> SigningKey {
+    SigningKey::from_seed(&Secret::take(&mut [7; 32]))
+}
+
+/// Makes a wallet whose device every home in memory knows.
+pub fn wallet(dir: &Path) -> Wallet {
+    let authorities = [AuthorityId::new("id-ee").unwrap()].into();
+    let genesis = account::found(&DeploymentId([0; 16]), authorities, &key()).unwrap();
+    let mut wallet = Wallet::new(dir, "anna", genesis, key()).unwrap();
+    wallet.enrolled = true;
+    wallet.save().unwrap();
+    wallet
+}
+
+/// The device that a request's grant is signed by; the grant must hold and cover the request.
+fn device(shared: &Shared, parts: &hyper::http::request::Parts, chat: Option<&str>) -> String {
+    let bearer = parts.headers.get("authorization").expect("a grant");
+    let compact = bearer.to_str().unwrap().strip_prefix("Bearer ").unwrap();
+    shared.grants.lock().unwrap().insert(compact.to_owned());
+    let grant = Grant::parse(compact).unwrap();
+    grant.verify(&key().public()).unwrap();
+    let claims = grant.claims();
+    assert_eq!(
+        (claims.deployment, claims.home.as_str()),
+        (DeploymentId([0; 16]), "ae")
+    );
+    let now_s = now_ms() / 1000;
+    assert!((claims.not_before_s..claims.expires_s).contains(&now_s));
+    let action = match parts.method {
+        Method::GET => Action::Read,
+        _ => Action::Write,
+    };
+    assert!(grant.allows(action), "{} needs more", parts.method);
+    // It names what it is for and nothing else.
+    assert_eq!(grant.allows(Action::Write), action == Action::Write);
+    if let Some(chat) = chat {
+        let named: Vec<_> = claims.chats.iter().map(|c| c.chat.to_string()).collect();
+        assert_eq!(named, [chat], "a grant for the chat of the request alone");
+    }
+    grant.device().to_string()
 }
 
 fn tls() -> (TlsAcceptor, String) {
@@ -239,12 +300,6 @@ async fn route(shared: &Shared, request: Request<Incoming>) -> Result<Answer, st
         "a body of {} bytes",
         body.len()
     );
-    let device = parts
-        .headers
-        .get(DEVICE_HEADER)
-        .and_then(|d| d.to_str().ok())
-        .expect("a device")
-        .to_owned();
     assert!(parts.headers.contains_key(REQUEST_HEADER));
     let path: Vec<&str> = parts
         .uri
@@ -258,8 +313,23 @@ async fn route(shared: &Shared, request: Request<Incoming>) -> Result<Answer, st
             .find(|(k, _)| *k == key)
             .map(|(_, v)| v.to_owned())
     };
+    if let ["status"] = path.as_slice() {
+        assert!(!parts.headers.contains_key("authorization"));
+        return Ok(Ok(json!(status())));
+    }
+    let device = device(shared, &parts, path.get(1).copied());
     if shared.faults.no_quorum.load(Ordering::SeqCst) {
         return Ok(Err(no_quorum()));
+    }
+    let expire = shared.faults.expire_every.load(Ordering::SeqCst);
+    if expire > 0
+        && shared
+            .requests
+            .load(Ordering::SeqCst)
+            .is_multiple_of(expire)
+    {
+        let over = problem(401, "grant_expired", "the grant's time is over", None);
+        return Ok(Err(over));
     }
     Ok(match (&parts.method, path.as_slice()) {
         (&Method::POST, ["chats"]) => {
@@ -316,7 +386,6 @@ async fn route(shared: &Shared, request: Request<Incoming>) -> Result<Answer, st
                 )
             })
         }
-        (&Method::GET, ["status"]) => Ok(json!(status())),
         _ => Err(problem(
             404,
             "not_found",
@@ -373,11 +442,11 @@ fn check_key(key: &str) {
 fn create(shared: &Shared, device: &str, request: CreateChat) -> Answer {
     check_key(&request.idempotency_key);
     let mut store = shared.store.lock().unwrap();
-    let next = hex::encode(
-        blake3::hash(format!("{device}/{}", request.idempotency_key).as_bytes()).as_bytes(),
-    );
-    let key = (device.to_owned(), request.idempotency_key);
-    let id = store.created.entry(key).or_insert(next).clone();
+    let genesis = from_wire(&request.genesis);
+    let signers = genesis.signers(SIGN_MEMBERSHIP, &DeploymentId([0; 16]));
+    assert_eq!(signers.unwrap(), [key().public()].into());
+    // As a home does: the genesis makes the chat, whatever the key.
+    let id = chat_id(&genesis).to_string();
     let room = store.rooms.entry(id.clone()).or_insert_with(|| Room {
         messages: vec![message(0, device, request.profile)],
         keys: BTreeMap::new(),

@@ -19,10 +19,6 @@ pub const CONTENT_BYTES_MAX: usize = 1 << 20;
 pub const MESSAGES_PER_CALL_MAX: usize = 256;
 /// Largest request body of an append, in bytes.
 pub const APPEND_BODY_BYTES_MAX: usize = 4 << 20;
-/// Longest device name, in bytes.
-pub const DEVICE_BYTES_MAX: usize = 64;
-/// Header that names the calling device. Declared, not proven, until grants are built.
-pub const DEVICE_HEADER: &str = "quorate-device";
 /// Header with the request id, echoed in every reply.
 pub const REQUEST_HEADER: &str = "quorate-request";
 /// Header with the log position a reply is true at, as `shard:index`.
@@ -40,6 +36,8 @@ pub struct CreateChat {
     /// The chat's profile: title and whatever else. Sealed like a message, as message 0.
     #[schema(value_type = Object)]
     pub profile: Content,
+    /// The chat's genesis, signed by the creating device. The chat's id is the hash of its payload.
+    pub genesis: registry::Statement,
 }
 
 /// `POST /v1/chats/{chat}/statements` and `POST /v1/accounts/{account}/statements`

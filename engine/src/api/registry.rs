@@ -1,6 +1,7 @@
 //! The registry plane's JSON: what identity authorities bring to a custodian,
 //! and what it shows them of the accounts that rely on them.
 
+use crate::authz::envelope::{Envelope, Signature};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -25,6 +26,32 @@ pub struct StatementSignature {
     pub key: String,
     /// Ed25519 signature, 128 hex characters.
     pub signature: String,
+}
+
+impl From<Statement> for Envelope {
+    fn from(s: Statement) -> Self {
+        let signature = |s: StatementSignature| Signature {
+            key: s.key,
+            signature: s.signature,
+        };
+        Self {
+            payload: s.payload,
+            signatures: s.signatures.into_iter().map(signature).collect(),
+        }
+    }
+}
+
+impl From<Envelope> for Statement {
+    fn from(e: Envelope) -> Self {
+        let signature = |s: Signature| StatementSignature {
+            key: s.key,
+            signature: s.signature,
+        };
+        Self {
+            payload: e.payload,
+            signatures: e.signatures.into_iter().map(signature).collect(),
+        }
+    }
 }
 
 /// A custodian's signed word that its chain of an account ends here.

@@ -4,14 +4,15 @@
 //! `apply` is a function of state and command alone. Nothing secret is in it:
 //! records and shares are sealed before they are proposed.
 
-use crate::crypto::labels;
+use crate::authz::envelope::Envelope;
+use crate::authz::membership;
 use crate::crypto::message::RecordKind;
-use crate::custody::protocol::{KeyRef, Receipt, SealSession, StoreOutcome};
+use crate::custody::protocol::{KeyRef, Receipt, SealSession, StatementRefused, StoreOutcome};
 use crate::policy::Margins;
 use crate::types::codec::{self, CodecError};
 use crate::types::{
-    ChatId, CustodianId, DeploymentId, EpochNo, HomeId, KeyId, MessageId, PolicyId, Revision,
-    SessionId, WallMs,
+    AccountId, ChatId, CustodianId, DeploymentId, EpochNo, KeyId, MessageId, PolicyId, PublicKey,
+    Revision, SessionId, StatementHash, WallMs,
 };
 use serde::{Deserialize, Serialize};
 
@@ -46,8 +47,12 @@ impl Proposal {
 pub enum Command {
     /// New epochs are dealt under this policy from now on.
     SetPolicy(SetPolicy),
-    /// A chat exists from now on. Repeating it is success.
-    CreateChat(Genesis),
+    /// A chat exists from now on: its genesis, which custodians took before. Repeating it is success.
+    CreateChat(ChatStatement),
+    /// The next statement of a chat's chain. Repeating it is success.
+    ChatStatement(ChatStatement),
+    /// A chat's newest statement was refused by every custodian: it never was.
+    UndoStatement(UndoStatement),
     /// These encapsulations may be sealed under.
     SealSessions(Vec<SealSession>),
     /// A dealing was made. Commits before any share of it is sent.
@@ -80,25 +85,35 @@ pub struct SetPolicy {
     pub margins: Margins,
 }
 
-/// What a chat's id is the hash of. Signed by its creator once identities are built.
+/// A signed statement about a chat's members, and what the leader found out about who signs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Genesis {
-    /// The deployment.
+pub struct ChatStatement {
+    /// Signatures cover it.
     pub deployment: DeploymentId,
-    /// The home.
-    pub home: HomeId,
-    /// The creating device.
-    pub device: String,
-    /// Fresh per intended chat; makes a repetition the same chat.
-    pub nonce: String,
+    /// What was signed.
+    pub statement: Envelope,
+    /// The account that custodians were asked about.
+    pub account: AccountId,
+    /// Key of its device that they called live; to `apply` every other device is unknown.
+    pub device: PublicKey,
 }
 
-impl Genesis {
-    /// The chat's id.
+impl ChatStatement {
+    /// The chat that it founds, if it is a genesis.
     pub fn chat(&self) -> ChatId {
-        let bytes = codec::encode(COMMAND_VERSION, self);
-        ChatId(blake3::derive_key(labels::CHAT_GENESIS, &bytes))
+        membership::chat_id(&self.statement)
     }
+}
+
+/// See [`Command::UndoStatement`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UndoStatement {
+    /// The chat.
+    pub chat: ChatId,
+    /// The statement's number.
+    pub number: u64,
+    /// Its hash.
+    pub hash: StatementHash,
 }
 
 /// One dealing, before any of its shares is sent.
@@ -220,6 +235,17 @@ pub enum Reply {
         /// It was there before.
         repeated: bool,
     },
+    /// To `ChatStatement`: it stands.
+    Chained {
+        /// Its number.
+        number: u64,
+        /// Its hash.
+        hash: StatementHash,
+        /// It stood before.
+        repeated: bool,
+    },
+    /// To `CreateChat` and `ChatStatement`: whoever signed may not, or it is not the next one.
+    Refused(StatementRefused),
     /// To `EpochIntent`: committed (now, or before with the same bytes).
     Intent(KeyRef),
     /// To `EpochAcks`: one per item, in order.

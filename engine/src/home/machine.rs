@@ -8,10 +8,10 @@
 //! Entry time is the greater of the shard's last entry time and the proposing
 //! leader's clock, so it never runs backwards across leaders (DESIGN 7, 8).
 
-use super::command::{Command, Conflict, ConflictWhy, Genesis, Proposal, Reply, SetPolicy};
+use super::command::{Command, Conflict, ConflictWhy, Proposal, Reply, SetPolicy};
 use super::rows::{self, ChatRow, Meta, PolicyRow, table};
-use super::{BATCH_ITEMS_MAX, DEVICE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, POLICY_BYTES_MAX};
-use super::{epochs, messages, sweep};
+use super::{BATCH_ITEMS_MAX, POLICY_BYTES_MAX};
+use super::{epochs, members, messages, sweep};
 use crate::custody::protocol::{Receipt, SealSession};
 use crate::policy::Policy;
 use crate::types::kv::{Kv, KvError, Machine, Position};
@@ -61,7 +61,9 @@ pub fn apply(kv: &mut dyn Kv, at: Position, proposal: Proposal) -> Result<Reply,
     let mut cx = Ctx { kv, at, now, meta };
     let reply = match proposal.command {
         Command::SetPolicy(c) => set_policy(&mut cx, c)?,
-        Command::CreateChat(c) => create_chat(&mut cx, c)?,
+        Command::CreateChat(c) => members::found(&mut cx, &c)?,
+        Command::ChatStatement(c) => members::advance(&mut cx, &c)?,
+        Command::UndoStatement(c) => members::undo(&mut cx, &c)?,
         Command::SealSessions(c) => seal_sessions(&mut cx, c)?,
         Command::EpochIntent(c) => epochs::intent(&mut cx, c)?,
         Command::EpochAcks(c) => epochs::acks(&mut cx, c)?,
@@ -134,39 +136,6 @@ fn set_policy(cx: &mut Ctx<'_>, c: SetPolicy) -> Result<Reply, KvError> {
     rows::put(cx.kv, &rows::key(table::POLICY, &[&id.0]), &row)?;
     cx.meta.policy = Some(id);
     Ok(Reply::Done)
-}
-
-fn create_chat(cx: &mut Ctx<'_>, genesis: Genesis) -> Result<Reply, KvError> {
-    if !text_ok(&genesis.device, DEVICE_BYTES_MAX)
-        || !text_ok(&genesis.nonce, IDEMPOTENCY_KEY_BYTES_MAX)
-    {
-        return Ok(Reply::invalid(
-            "device or idempotency key is empty or too long",
-        ));
-    }
-    let chat = genesis.chat();
-    if let Some(row) = cx.chat(&chat)? {
-        return Ok(Reply::Chat {
-            chat,
-            created_ms: row.created_ms,
-            repeated: true,
-        });
-    }
-    let row = ChatRow {
-        genesis,
-        created_ms: cx.now,
-        next: 0,
-        open: None,
-        last: None,
-        intent: None,
-    };
-    cx.put_chat(&chat, &row)?;
-    cx.meta.chats += 1;
-    Ok(Reply::Chat {
-        chat,
-        created_ms: cx.now,
-        repeated: false,
-    })
 }
 
 fn seal_sessions(cx: &mut Ctx<'_>, sessions: Vec<SealSession>) -> Result<Reply, KvError> {

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! - [`command`]: what is proposed to a shard's raft group, and what it answers.
-//! - [`machine`]: the deterministic `apply` (with `epochs`, `messages`, `sweep`).
+//! - [`machine`]: the deterministic `apply` (with `members`, `epochs`, `messages`, `sweep`).
 //! - [`rows`]: the byte layout of a shard's key space.
 //! - [`read`]: reading that state.
 //! - [`opening`]: one epoch's opening, run by the shard's leader.
@@ -24,6 +24,7 @@ mod epochs;
 pub mod feed;
 pub mod lease;
 pub mod machine;
+mod members;
 mod messages;
 pub mod opening;
 pub mod read;
@@ -50,8 +51,10 @@ pub const WRITE_RECORDS_MAX: usize = 1024;
 pub const SEALED_BYTES_MAX: usize = (1 << 20) + 4096;
 /// Longest idempotency key, in bytes: 64 characters and an internal prefix.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 64 * 4 + 16;
-/// Longest device name, in bytes.
+/// Longest device name, in bytes: an id in hex.
 pub const DEVICE_BYTES_MAX: usize = 64;
+/// Most bytes of statements read at once; at least one statement is.
+pub const STATEMENTS_BYTES_MAX: usize = 1 << 20;
 /// Most epochs one `EpochAcks`, most receipts one `Journal` may carry.
 pub const BATCH_ITEMS_MAX: usize = 1024;
 /// Largest canonical policy, in bytes.

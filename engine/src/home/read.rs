@@ -2,16 +2,24 @@
 //!
 //! Whoever serves from these has made sure first (by ReadIndex) that the state is recent enough.
 
+use super::STATEMENTS_BYTES_MAX;
 use super::command::EpochIntent;
 use super::messages::lookup_key;
 use super::rows::{
     self, ChatRow, DealingRow, EpochRow, IdempotencyRow, LeafState, Meta, OutboxRow, PolicyRow,
     RecordRow, table,
 };
+use crate::authz::envelope::Envelope;
+use crate::authz::membership::Member;
 use crate::custody::protocol::{KeyRef, Receipt, SealSession, SealedItem};
 use crate::policy::{Margins, Policy};
 use crate::types::kv::{KvError, KvRead};
-use crate::types::{ChatId, CustodianId, EpochNo, KeyId, MessageId, PolicyId, SessionId};
+use crate::types::{
+    AccountId, ChatId, CustodianId, EpochNo, KeyId, MessageId, PolicyId, SessionId,
+};
+
+/// Most statements read at once.
+const STATEMENTS_MAX: usize = 1024;
 
 /// A dealing that is committed and not yet open: what a new leader completes or
 /// abandons. Exists only as read from applied state.
@@ -83,6 +91,82 @@ pub fn policy(kv: &dyn KvRead, id: &PolicyId) -> Result<Option<(Policy, Margins)
 /// [`KvError`].
 pub fn chat(kv: &dyn KvRead, chat: &ChatId) -> Result<Option<ChatRow>, KvError> {
     rows::get(kv, &rows::chat_key(chat))
+}
+
+/// Members of a chat in order of account, after `after`.
+///
+/// # Errors
+/// [`KvError`].
+pub fn members(
+    kv: &dyn KvRead,
+    chat: &ChatId,
+    after: Option<&AccountId>,
+    limit: usize,
+) -> Result<Vec<(AccountId, Member)>, KvError> {
+    let prefix = rows::key(table::MEMBER, &[&chat.0]);
+    let found = scan_after(kv, &prefix, after.map(|a| &a.0[..]), limit)?;
+    found
+        .into_iter()
+        .map(|(key, value)| {
+            let account = AccountId(tail(&key, prefix.len())?);
+            Ok((account, rows::decode(&key, &value)?))
+        })
+        .collect()
+}
+
+/// Chats that an account is a member of, in order of id, after `after`.
+///
+/// # Errors
+/// [`KvError`].
+pub fn chats_of(
+    kv: &dyn KvRead,
+    account: &AccountId,
+    after: Option<&ChatId>,
+    limit: usize,
+) -> Result<Vec<(ChatId, ChatRow)>, KvError> {
+    let prefix = rows::key(table::ACCOUNT, &[&account.0]);
+    let found = scan_after(kv, &prefix, after.map(|c| &c.0[..]), limit)?;
+    found
+        .into_iter()
+        .map(|(key, _)| {
+            let id = ChatId(tail(&key, prefix.len())?);
+            let row = chat(kv, &id)?;
+            let row = row.ok_or_else(|| KvError(format!("chat {id} of a member is gone")))?;
+            Ok((id, row))
+        })
+        .collect()
+}
+
+/// Statements of a chat's chain from number `from` on, in order, up to [`STATEMENTS_BYTES_MAX`].
+///
+/// # Errors
+/// [`KvError`].
+pub fn statements(kv: &dyn KvRead, chat: &ChatId, from: u64) -> Result<Vec<Envelope>, KvError> {
+    let prefix = rows::key(table::STATEMENT, &[&chat.0]);
+    let start = rows::statement_key(chat, from);
+    let (mut out, mut bytes) = (Vec::new(), 0);
+    for (key, value) in kv.scan(&start, &rows::prefix_end(&prefix), STATEMENTS_MAX, false)? {
+        bytes += value.len();
+        if bytes > STATEMENTS_BYTES_MAX && !out.is_empty() {
+            break;
+        }
+        out.push(rows::decode(&key, &value)?);
+    }
+    Ok(out)
+}
+
+fn scan_after(
+    kv: &dyn KvRead,
+    prefix: &[u8],
+    after: Option<&[u8]>,
+    limit: usize,
+) -> Result<Vec<(Vec<u8>, Vec<u8>)>, KvError> {
+    let mut from = prefix.to_vec();
+    if let Some(after) = after {
+        from.extend_from_slice(after);
+        from.push(0);
+    }
+    kv.scan(&from, &rows::prefix_end(prefix), limit, false)
 }
 
 /// Chats in order of id, after `after`.

@@ -3,14 +3,15 @@
 //! Numbers in keys are big-endian so that they sort; names are followed by a
 //! zero byte, which no name contains. Values are [`codec`] bytes of the row types here.
 
-use super::command::Genesis;
+use crate::authz::membership::{ChatHead, Invite, Member};
 use crate::crypto::message::RecordKind;
 use crate::custody::protocol::StoreOutcome;
 use crate::policy::Margins;
 use crate::types::codec;
 use crate::types::kv::{Kv, KvError, KvRead};
 use crate::types::{
-    ChatId, CustodianId, EpochNo, KeyId, MessageId, PolicyId, Revision, SessionId, WallMs,
+    AccountId, ChatId, CustodianId, EpochNo, KeyId, MessageId, PolicyId, PublicKey, Revision,
+    SessionId, WallMs,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,16 @@ pub mod table {
     pub const ABANDONED: u8 = 0x0e;
     /// expiry (8), session id → nothing.
     pub const SESSION_TIME: u8 = 0x0f;
+    /// chat, account → `Member`.
+    pub const MEMBER: u8 = 0x10;
+    /// account, chat it is a member of → nothing.
+    pub const ACCOUNT: u8 = 0x11;
+    /// chat, key of an invite → `Invite`.
+    pub const INVITE: u8 = 0x12;
+    /// chat, number (8) → `Envelope`: the chat's chain; the genesis is 0.
+    pub const STATEMENT: u8 = 0x13;
+    /// chat → [`UndoRow`](super::UndoRow).
+    pub const UNDO: u8 = 0x14;
 }
 
 /// The shard's own row.
@@ -86,8 +97,8 @@ pub struct PolicyRow {
 /// A chat.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChatRow {
-    /// What its id is the hash of.
-    pub genesis: Genesis,
+    /// Where its chain of statements ends, and what that says of the chat itself.
+    pub head: ChatHead,
     /// Entry time of its creation.
     pub created_ms: WallMs,
     /// Id of its next record; 0 until the profile is written.
@@ -98,6 +109,17 @@ pub struct ChatRow {
     pub last: Option<(EpochNo, KeyId)>,
     /// The dealing being opened.
     pub intent: Option<(EpochNo, KeyId)>,
+}
+
+/// What a chat's newest statement changed, as it was before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UndoRow {
+    /// The chat.
+    pub head: ChatHead,
+    /// The member it changed.
+    pub member: Option<(AccountId, Option<Member>)>,
+    /// The invite it changed.
+    pub invite: Option<(PublicKey, Option<Invite>)>,
 }
 
 /// The open epoch of a chat.
@@ -265,6 +287,26 @@ pub fn epoch_key(chat: &ChatId, epoch: EpochNo) -> Vec<u8> {
 /// Key of a chat.
 pub fn chat_key(chat: &ChatId) -> Vec<u8> {
     key(table::CHAT, &[&chat.0])
+}
+/// Key of a member.
+pub fn member_key(chat: &ChatId, account: &AccountId) -> Vec<u8> {
+    key(table::MEMBER, &[&chat.0, &account.0])
+}
+/// Key of a chat in the list of an account's chats.
+pub fn account_key(account: &AccountId, chat: &ChatId) -> Vec<u8> {
+    key(table::ACCOUNT, &[&account.0, &chat.0])
+}
+/// Key of an invite.
+pub fn invite_key(chat: &ChatId, invite: &PublicKey) -> Vec<u8> {
+    key(table::INVITE, &[&chat.0, &invite.0])
+}
+/// Key of a statement.
+pub fn statement_key(chat: &ChatId, number: u64) -> Vec<u8> {
+    key(table::STATEMENT, &[&chat.0, &number.to_be_bytes()])
+}
+/// Key of what a chat's newest statement changed.
+pub fn undo_key(chat: &ChatId) -> Vec<u8> {
+    key(table::UNDO, &[&chat.0])
 }
 /// Key of an undelivered share.
 pub fn outbox_key(custodian: &CustodianId, session: &SessionId, key_id: &KeyId) -> Vec<u8> {

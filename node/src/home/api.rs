@@ -5,20 +5,30 @@
 //! shard's leader over the peer plane.
 
 use futures::future::BoxFuture;
+use quorate_engine::api::registry::Statement;
 use quorate_engine::api::{
-    Append, Appended, Chat, ChatList, CreateChat, Edit, Message, Page, QuorumProblem, Status,
-    Written,
+    Append, Appended, Chat, ChatList, CreateChat, Edit, Members, Message, Page, QuorumProblem,
+    StatementAcks, Status, Written,
 };
-use quorate_engine::types::{ChatId, MessageId, Outcome, RequestId, Revision};
+use quorate_engine::authz::grant::GrantRefusal;
+use quorate_engine::types::{AccountId, ChatId, MessageId, Outcome, RequestId, Revision};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Who calls, and under which request id.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Caller {
-    /// Device name, declared by the client.
-    pub device: String,
+    /// The grant shown, as it came: whoever does the operation reads and checks it.
+    pub grant: String,
     /// The request id, echoed in the reply and carried to custodians' logs.
     pub request: RequestId,
+}
+
+impl fmt::Debug for Caller {
+    /// Without the grant: who holds it can act under it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Caller({})", self.request)
+    }
 }
 
 /// A reply and the log position it is true at.
@@ -40,6 +50,32 @@ pub enum HomeError {
     NotFound {
         /// What was looked for.
         what: String,
+    },
+    /// The caller may not.
+    #[error("{detail}")]
+    Denied {
+        /// Why, for programs.
+        why: GrantRefusal,
+        /// Why, in words.
+        detail: String,
+    },
+    /// A signed statement was not taken, here or by any custodian.
+    #[error("{reason}")]
+    Statement {
+        /// For programs: why, as `authz` names it.
+        code: String,
+        /// For people.
+        reason: String,
+    },
+    /// A budget of keys is spent at the custodians that are needed.
+    #[error("{detail}")]
+    Spent {
+        /// In words: whose, and where.
+        detail: String,
+        /// When a key may be had again.
+        retry_ms: u64,
+        /// The account's own; else the home's or the custodians'.
+        account: bool,
     },
     /// `If-Match` named another revision.
     #[error("the message is at revision {current}")]
@@ -136,6 +172,28 @@ pub trait HomeApi: Send + Sync + 'static {
         from: MessageId,
         limit: usize,
     ) -> BoxFuture<'_, HomeResult<Page>>;
+    /// Passes a statement about a chat on to the custodians, and keeps it.
+    fn chat_statement(
+        &self,
+        caller: Caller,
+        chat: ChatId,
+        statement: Statement,
+    ) -> BoxFuture<'_, HomeResult<StatementAcks>>;
+    /// Passes a statement about an account on to the custodians.
+    fn account_statement(
+        &self,
+        caller: Caller,
+        account: AccountId,
+        statement: Statement,
+    ) -> BoxFuture<'_, Result<StatementAcks, HomeError>>;
+    /// Members of a chat in order of account.
+    fn members(
+        &self,
+        caller: Caller,
+        chat: ChatId,
+        after: Option<AccountId>,
+        limit: usize,
+    ) -> BoxFuture<'_, HomeResult<Members>>;
     /// The deployment as seen from this node.
     fn status(&self) -> BoxFuture<'_, Status>;
 }

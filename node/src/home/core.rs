@@ -1,13 +1,16 @@
 //! What the home's parts share on one node, and how they fail.
 
+use super::admission::{Admitted, Verified};
 use super::api::HomeError;
 use super::custodians::{Custodians, Transport};
+use super::directory::Directory;
 use super::journal::Journal;
 use super::leases::{LeasedKey, Leases};
 use super::opener::Openings;
 use super::release::{ObtainError, Want};
 use super::sessions::Sessions;
 use super::shard::{Clock, Shard, ShardError, shard_of};
+use super::statements::Chains;
 use super::stores::Stores;
 use super::writer::Writers;
 use quorate_engine::api::QuorumProblem;
@@ -17,7 +20,9 @@ use quorate_engine::home::read;
 use quorate_engine::policy::{Margins, Policy};
 use quorate_engine::quorum::NoQuorum;
 use quorate_engine::types::kv::{KvError, KvRead};
-use quorate_engine::types::{ChatId, CustodianId, DeploymentId, HomeId, NodeId, Outcome, PolicyId};
+use quorate_engine::types::{
+    ChatId, CustodianId, DeploymentId, EpochNo, HomeId, NodeId, Outcome, PolicyId,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -61,6 +66,9 @@ pub struct Core {
     pub(super) shards: Vec<Shard>,
     pub(super) custodians: Custodians,
     pub(super) leases: Leases,
+    pub(super) directory: Directory,
+    pub(super) verified: Verified,
+    pub(super) chains: Chains,
     pub(super) sessions: Sessions,
     pub(super) stores: Stores,
     pub(super) openings: Openings,
@@ -110,6 +118,9 @@ impl Core {
         Ok(Self {
             leases: Leases::new(config.leases, clock)?,
             custodians: Custodians::new(config.deployment, transport, clock),
+            directory: Directory::default(),
+            verified: Verified::default(),
+            chains: Chains::default(),
             sessions: Sessions::new(shards.len()),
             stores: Stores::default(),
             openings: Openings::default(),
@@ -149,14 +160,20 @@ impl Core {
         Ok(Some(policy))
     }
 
-    /// Leased keys for these dealings, obtained from custodians where need be. In order.
+    /// Keys for these dealings and their epochs, leased or obtained from custodians under the
+    /// caller's grant, in order. What the grant does not cover is refused, leased or not.
     pub(super) async fn keys(
         &self,
-        keys: &[KeyRef],
+        keys: &[(KeyRef, EpochNo)],
         reason: Reason,
-    ) -> Vec<Result<LeasedKey, ObtainError>> {
+        who: &Admitted,
+    ) -> Vec<Result<LeasedKey, Fail>> {
         let mut waits = Vec::with_capacity(keys.len());
-        for key in keys {
+        for (key, epoch) in keys {
+            if let Err(e) = who.may(&key.chat, *epoch) {
+                waits.push(Err(Err(e)));
+                continue;
+            }
             if let Some(lease) = self.leases.get(key) {
                 waits.push(Ok(lease));
                 continue;
@@ -165,13 +182,12 @@ impl Core {
             let want = Want {
                 key: *key,
                 reason,
+                grant: who.grant().clone(),
                 done,
             };
             waits.push(match self.wants.try_send(want) {
                 Ok(()) => Err(Ok(wait)),
-                Err(_) => Err(Err(ObtainError::Unavailable(
-                    "too many keys are waited for".into(),
-                ))),
+                Err(_) => Err(Err(Fail::NotDone("too many keys are waited for".into()))),
             });
         }
         let mut out = Vec::with_capacity(keys.len());
@@ -179,9 +195,10 @@ impl Core {
             out.push(match wait {
                 Ok(lease) => Ok(lease),
                 Err(Err(e)) => Err(e),
-                Err(Ok(wait)) => wait
-                    .await
-                    .unwrap_or_else(|_| Err(ObtainError::Unavailable("shutting down".into()))),
+                Err(Ok(wait)) => match wait.await {
+                    Ok(result) => result.map_err(Fail::from),
+                    Err(_) => Err(Fail::NotDone("shutting down".into())),
+                },
             });
         }
         out
@@ -210,6 +227,26 @@ impl Core {
             self.poll_feeds.notify_waiters();
             tokio::time::sleep(Duration::from_millis(FIRST_FEED_STEP_MS)).await;
         }
+    }
+
+    /// That too few custodians answered, and who would suffice.
+    pub(super) fn too_few(
+        &self,
+        answered: BTreeSet<CustodianId>,
+        unreachable: BTreeSet<CustodianId>,
+    ) -> HomeError {
+        let none = NoQuorum {
+            would_suffice: self
+                .config
+                .policy
+                .what_would_suffice(&answered, &BTreeSet::new()),
+            unreachable,
+            refused: Vec::new(),
+            answered,
+            lied: BTreeSet::new(),
+            pending: BTreeSet::new(),
+        };
+        quorum_error(&none, Outcome::NotDone)
     }
 
     /// Why keys of this chat may not be held now: who is frozen, who was not heard.
@@ -260,6 +297,16 @@ impl From<ObtainError> for Fail {
     fn from(e: ObtainError) -> Self {
         match e {
             ObtainError::Quorum(e) => Fail::Home(quorum_error(&e, Outcome::NotDone)),
+            ObtainError::Denied { why, detail } => Fail::Home(HomeError::Denied { why, detail }),
+            ObtainError::Spent {
+                detail,
+                retry_ms,
+                account,
+            } => Fail::Home(HomeError::Spent {
+                detail,
+                retry_ms,
+                account,
+            }),
             ObtainError::Missing => Fail::NotDone("the dealing is not known here".into()),
             ObtainError::Unavailable(why) => Fail::NotDone(why),
         }

@@ -1,14 +1,25 @@
 //! What a shard's leader does itself, one operation each.
 
+use super::admission::{self, Admitted};
 use super::api::{At, Caller, HomeError};
 use super::core::{Core, Fail};
-use super::writer;
-use super::{reader, shard};
-use quorate_engine::api::{Append, Appended, Chat, CreateChat, Edit, Message, Page, Written};
-use quorate_engine::home::command::{Genesis, Reply};
+use super::directory::Who;
+use super::shard::Shard;
+use super::{reader, shard, statements, writer};
+use quorate_engine::api::registry::Statement;
+use quorate_engine::api::{
+    Append, Appended, Chat, CreateChat, Edit, Member, Members, Message, Page, StatementAcks,
+    Written,
+};
+use quorate_engine::authz::envelope::Envelope;
+use quorate_engine::authz::grant::{Action, decide_key};
+use quorate_engine::authz::membership::{self, ChatGenesis, ChatPayload};
+use quorate_engine::authz::standing::{MemberStanding, Role};
+use quorate_engine::custody::protocol::{ChainId, StatementRefused};
+use quorate_engine::home::command::{ChatStatement, Reply};
 use quorate_engine::home::rows::ChatRow;
 use quorate_engine::home::{Command, read};
-use quorate_engine::types::{ChatId, MessageId, Revision};
+use quorate_engine::types::{AccountId, ChatId, MessageId, PublicKey, Revision};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,8 +32,10 @@ const PROFILE_KEY: &str = "\u{1}profile/";
 pub enum Op {
     /// `create_chat`
     CreateChat(Caller, CreateChat),
-    /// Chats of one shard.
+    /// The account's chats in one shard.
     ListChats {
+        /// Who asks.
+        caller: Caller,
         /// The shard.
         shard: u32,
         /// Only greater ids.
@@ -33,15 +46,19 @@ pub enum Op {
         profile: bool,
     },
     /// `chat`
-    Chat(ChatId, bool),
+    Chat(Caller, ChatId, bool),
     /// `append`
     Append(Caller, ChatId, Append),
     /// `edit`
     Edit(Caller, ChatId, MessageId, Revision, Edit),
     /// `message`
-    Message(ChatId, MessageId),
+    Message(Caller, ChatId, MessageId),
     /// `page`
-    Page(ChatId, MessageId, usize),
+    Page(Caller, ChatId, MessageId, usize),
+    /// `chat_statement`
+    Statement(Caller, ChatId, Statement),
+    /// `members`
+    Members(Caller, ChatId, Option<AccountId>, usize),
 }
 
 /// What an operation gives.
@@ -58,6 +75,10 @@ pub enum Done {
     Message(At<Message>),
     /// To `Page`.
     Page(At<Page>),
+    /// To `Statement`.
+    Statement(At<StatementAcks>),
+    /// To `Members`.
+    Members(At<Members>),
 }
 
 impl Op {
@@ -65,30 +86,31 @@ impl Op {
     pub fn shard(&self, core: &Core) -> u32 {
         let shards = u32::try_from(core.shards.len()).unwrap_or(u32::MAX);
         let chat = match self {
-            Op::CreateChat(caller, request) => &genesis(core, caller, request).chat(),
+            Op::CreateChat(_, request) => &chat_id(&request.genesis),
             Op::ListChats { shard, .. } => return *shard,
-            Op::Chat(chat, _)
+            Op::Chat(_, chat, _)
             | Op::Append(_, chat, _)
             | Op::Edit(_, chat, ..)
-            | Op::Message(chat, _)
-            | Op::Page(chat, ..) => chat,
+            | Op::Message(_, chat, _)
+            | Op::Page(_, chat, ..)
+            | Op::Statement(_, chat, _)
+            | Op::Members(_, chat, ..) => chat,
         };
         shard::shard_of(chat, shards)
     }
 
     /// Whether repeating it can have an effect at all.
     pub fn writes(&self) -> bool {
-        matches!(self, Op::CreateChat(..) | Op::Append(..) | Op::Edit(..))
+        matches!(
+            self,
+            Op::CreateChat(..) | Op::Append(..) | Op::Edit(..) | Op::Statement(..)
+        )
     }
 }
 
-fn genesis(core: &Core, caller: &Caller, request: &CreateChat) -> Genesis {
-    Genesis {
-        deployment: core.config.deployment,
-        home: core.config.home.clone(),
-        device: caller.device.clone(),
-        nonce: request.idempotency_key.clone(),
-    }
+/// The id of the chat that a genesis makes.
+fn chat_id(genesis: &Statement) -> ChatId {
+    membership::chat_id(&Envelope::from(genesis.clone()))
 }
 
 /// Does an operation here, at the leader of its shard.
@@ -111,64 +133,87 @@ pub async fn perform(core: &Arc<Core>, op: Op) -> Result<Done, Fail> {
             .await
             .map(Done::Chat),
         Op::ListChats {
+            caller,
             after,
             limit,
             profile,
             ..
         } => {
             let index = shard.read_index().await?;
-            let chats = list(core, &shard, after, limit, profile).await?;
+            let who = admission::admit(core, &caller, Action::Read, None).await?;
+            let chats = list(&shard, &who, after, limit)?;
+            let chats = if profile {
+                with_profiles(core, &caller, &who, chats).await
+            } else {
+                chats
+            };
+            let chats = chats.into_iter().map(|(_, chat)| chat).collect();
             Ok(Done::Chats(at(number, index, chats)))
         }
-        Op::Chat(chat, profile) => {
+        Op::Chat(caller, chat, profile) => {
             let index = shard.read_index().await?;
-            let chat = one_chat(core, &chat, profile).await?;
+            let who = admission::admit(core, &caller, Action::Read, Some(chat)).await?;
+            let chat = one_chat(core, &who, &chat, profile).await?;
             Ok(Done::Chat(at(number, index, chat)))
         }
         Op::Append(caller, chat, request) => {
             let append = writer::Append {
-                device: caller.device,
+                who: admission::admit(core, &caller, Action::Write, Some(chat)).await?,
                 profile: false,
                 messages: contents(request)?,
             };
             let (index, messages) = core.writers.append(core, chat, append).await?;
-            let index = if index == 0 {
-                shard.read_index().await?
-            } else {
-                index
-            };
+            let index = position(&shard, index).await?;
             Ok(Done::Appended(at(number, index, Appended { messages })))
         }
         Op::Edit(caller, chat, message, revision, request) => {
             let edit = writer::Edit {
-                device: caller.device,
+                who: admission::admit(core, &caller, Action::Write, Some(chat)).await?,
                 idempotency: request.idempotency_key,
                 message,
                 revision,
                 content: bytes(&request.content)?,
             };
             let (index, written) = writer::edit(core, chat, &edit).await?;
-            let index = if index == 0 {
-                shard.read_index().await?
-            } else {
-                index
-            };
+            let index = position(&shard, index).await?;
             Ok(Done::Written(at(number, index, written)))
         }
-        Op::Message(chat, id) => {
+        Op::Message(caller, chat, id) => {
             let index = shard.read_index().await?;
-            let message = reader::message(core, chat, id).await?;
+            let who = admission::admit(core, &caller, Action::Read, Some(chat)).await?;
+            let message = reader::message(core, &who, chat, id).await?;
             Ok(Done::Message(at(number, index, message)))
         }
-        Op::Page(chat, from, limit) => {
+        Op::Page(caller, chat, from, limit) => {
             let index = shard.read_index().await?;
-            let page = reader::page(core, chat, from, limit).await?;
+            let who = admission::admit(core, &caller, Action::Read, Some(chat)).await?;
+            let page = reader::page(core, &who, chat, from, limit).await?;
             let page = Page {
                 messages: page.messages,
                 next: page.next,
             };
             Ok(Done::Page(at(number, index, page)))
         }
+        Op::Statement(caller, chat, statement) => {
+            let (index, acks) = statement_on(core, &shard, &caller, chat, statement).await?;
+            let index = position(&shard, index).await?;
+            Ok(Done::Statement(at(number, index, acks)))
+        }
+        Op::Members(caller, chat, after, limit) => {
+            let index = shard.read_index().await?;
+            admission::admit(core, &caller, Action::Read, Some(chat)).await?;
+            let members = members(&shard, &chat, after, limit)?;
+            Ok(Done::Members(at(number, index, members)))
+        }
+    }
+}
+
+/// The index a write was committed at; a repetition is true as of now.
+async fn position(shard: &Shard, index: u64) -> Result<u64, Fail> {
+    if index == 0 {
+        Ok(shard.read_index().await?)
+    } else {
+        Ok(index)
     }
 }
 
@@ -224,48 +269,216 @@ async fn create_chat(
     caller: Caller,
     request: CreateChat,
 ) -> Result<At<Chat>, Fail> {
-    let genesis = genesis(core, &caller, &request);
-    let id = genesis.chat();
+    let statement = Envelope::from(request.genesis);
+    let id = membership::chat_id(&statement);
     let shard = core.shard(&id).clone();
     let profile = bytes(&request.profile)?;
-    let created = Command::CreateChat(genesis);
-    let (index, reply) = shard.propose(core.clock.wall(), created).await?;
-    match reply {
-        Reply::Chat { .. } => {}
-        Reply::Invalid { reason } => return Err(invalid(reason)),
-        other => {
-            return Err(Fail::NotDone(format!(
-                "the shard refused the chat: {other:?}"
-            )));
-        }
+    let creator = admission::admit(core, &caller, Action::Write, None).await?;
+    may_found(core, &creator, &id, &statement)?;
+    if shard.view(|kv| read::chat(kv, &id))?.is_none() {
+        found(core, &shard, id, &creator, statement).await?;
     }
+    let who = admission::admit(core, &caller, Action::Write, Some(id)).await?;
     let append = writer::Append {
-        device: caller.device,
+        who: who.clone(),
         profile: true,
         messages: vec![(format!("{PROFILE_KEY}{}", request.idempotency_key), profile)],
     };
     let (written, _) = core.writers.append(core, id, append).await?;
-    let mut chat = one_chat(core, &id, false).await?;
+    let mut chat = one_chat(core, &who, &id, false).await?;
     chat.profile = Some(request.profile);
     Ok(At {
         shard: number,
-        index: index.max(written),
+        index: position(&shard, written).await?,
         value: chat,
     })
 }
 
-async fn one_chat(core: &Arc<Core>, id: &ChatId, profile: bool) -> Result<Chat, Fail> {
+/// Whether the caller signed the genesis itself, and its grant covers the chat's first epoch.
+fn may_found(
+    core: &Core,
+    who: &Admitted,
+    id: &ChatId,
+    statement: &Envelope,
+) -> Result<ChatGenesis, Fail> {
+    let genesis = match statement.read("genesis of a chat") {
+        Ok(ChatPayload::Genesis(genesis)) => genesis,
+        Ok(ChatPayload::Statement(_)) => {
+            return Err(invalid("the genesis is a later statement of a chat".into()));
+        }
+        Err(e) => return Err(invalid(format!("the genesis: {e}"))),
+    };
+    if genesis.deployment != core.config.deployment {
+        let of = genesis.deployment;
+        return Err(invalid(format!("the genesis is for deployment {of}")));
+    }
+    let by = (genesis.creator, genesis.device);
+    if by != (who.account(), *who.grant().device()) {
+        let detail = "the genesis is signed by another device than the grant";
+        return Err(invalid(detail.into()));
+    }
+    let creator = MemberStanding::Member {
+        role: Role::Creator,
+        from_epoch: 0,
+    };
+    decide_key(who.grant(), creator, id, 0).map_err(admission::denied)?;
+    Ok(genesis)
+}
+
+/// The custodians come first: of a chat they do not know, no grant opens anything.
+async fn found(
+    core: &Arc<Core>,
+    shard: &Shard,
+    id: ChatId,
+    who: &Admitted,
+    statement: Envelope,
+) -> Result<(), Fail> {
+    let said = statements::tell(core, ChainId::Chat(id), &statement).await;
+    let took = said.took();
+    if !core.config.policy.satisfied_by(&took) {
+        return Err(match said.refused.values().next() {
+            Some(why) => refused(why),
+            None => Fail::Home(core.too_few(took, said.silent)),
+        });
+    }
+    let created = Command::CreateChat(ChatStatement {
+        deployment: core.config.deployment,
+        statement,
+        account: who.account(),
+        device: who.public(),
+    });
+    match shard.propose(core.clock.wall(), created).await?.1 {
+        Reply::Chat { .. } => Ok(()),
+        Reply::Refused(why) => Err(refused(&why)),
+        other => Err(Fail::NotDone(format!(
+            "the shard refused the chat: {other:?}"
+        ))),
+    }
+}
+
+fn refused(why: &StatementRefused) -> Fail {
+    Fail::Home(HomeError::Statement {
+        code: why.code.clone(),
+        reason: why.reason.clone(),
+    })
+}
+
+/// Numbers a statement here, then passes it on.
+async fn statement_on(
+    core: &Arc<Core>,
+    shard: &Shard,
+    caller: &Caller,
+    chat: ChatId,
+    statement: Statement,
+) -> Result<(u64, StatementAcks), Fail> {
+    // A newcomer who joins is no member yet: the device is proven, the statement proves the rest.
+    admission::admit(core, caller, Action::Read, None).await?;
+    let statement = Envelope::from(statement);
+    let s = match statement.read("chat statement") {
+        Ok(ChatPayload::Statement(s)) if s.chat == chat => s,
+        Ok(ChatPayload::Statement(s)) => {
+            return Err(invalid(format!("the statement is about chat {}", s.chat)));
+        }
+        Ok(ChatPayload::Genesis(_)) => {
+            return Err(invalid(
+                "a genesis comes with the chat, at /v1/chats".into(),
+            ));
+        }
+        Err(e) => return Err(invalid(format!("the statement: {e}"))),
+    };
+    let mut settled = core.chains.lock(&chat).await;
+    let head = shard.view(|kv| read::chat(kv, &chat))?.map(|r| r.head.head);
+    let head = head.ok_or_else(|| not_found(&chat))?;
+    // Only one statement at a time may turn out to stand nowhere.
+    if s.number > head.number {
+        statements::settle(core, shard, &chat, &mut settled).await?;
+    }
+    // What custodians say of the signer now: a stale word would number what they then refuse.
+    core.directory.forget(&ChainId::Account(s.account));
+    let signer = Who {
+        account: s.account,
+        device: s.device,
+        chat: None,
+    };
+    let signer = core.directory.standing(core, signer).await?;
+    let command = Command::ChatStatement(ChatStatement {
+        deployment: core.config.deployment,
+        statement: statement.clone(),
+        account: s.account,
+        device: PublicKey(signer.public),
+    });
+    let (index, reply) = shard.propose(core.clock.wall(), command).await?;
+    let (hash, repeated) = match reply {
+        Reply::Chained { hash, repeated, .. } => (hash, repeated),
+        Reply::Refused(why) => return Err(refused(&why)),
+        Reply::NotFound => return Err(not_found(&chat)),
+        other => {
+            return Err(Fail::NotDone(format!(
+                "the shard refused the statement: {other:?}"
+            )));
+        }
+    };
+    let said = statements::tell(core, ChainId::Chat(chat), &statement).await;
+    if !repeated || s.number == head.number {
+        statements::conclude(core, shard, &chat, s.number, hash, &said, &mut settled).await?;
+    }
+    match said.refused_by_all() {
+        Some(why) => Err(refused(why)),
+        None => Ok((index, said.shown())),
+    }
+}
+
+fn members(
+    shard: &Shard,
+    chat: &ChatId,
+    after: Option<AccountId>,
+    limit: usize,
+) -> Result<Members, Fail> {
+    let (row, rows) = shard.view(|kv| {
+        let rows = read::members(kv, chat, after.as_ref(), limit)?;
+        Ok((read::chat(kv, chat)?, rows))
+    })?;
+    let head = row.ok_or_else(|| not_found(chat))?.head.head;
+    let next = (rows.len() == limit)
+        .then(|| rows.last().map(|(account, _)| account.to_string()))
+        .flatten();
+    let member = |(account, row): (AccountId, membership::Member)| Member {
+        account: account.to_string(),
+        role: match row.role {
+            Role::Creator => "creator",
+            Role::Admin => "admin",
+            Role::Member => "member",
+        }
+        .to_owned(),
+        from_epoch: row.from_epoch,
+    };
+    Ok(Members {
+        number: head.number,
+        hash: head.hash.to_string(),
+        members: rows.into_iter().map(member).collect(),
+        next,
+    })
+}
+
+fn not_found(chat: &ChatId) -> Fail {
+    let what = format!("chat {chat}");
+    Fail::Home(HomeError::NotFound { what })
+}
+
+async fn one_chat(
+    core: &Arc<Core>,
+    who: &Admitted,
+    id: &ChatId,
+    profile: bool,
+) -> Result<Chat, Fail> {
     let row = core
         .shard(id)
         .view(|kv| read::chat(kv, id))?
-        .filter(|r| r.next > 0);
-    let row = row.ok_or_else(|| {
-        let what = format!("chat {id}");
-        Fail::Home(HomeError::NotFound { what })
-    })?;
+        .filter(|r| r.next > 0)
+        .ok_or_else(|| not_found(id))?;
     let mut chat = shown(id, &row);
     if profile {
-        chat.profile = Some(reader::message(core, *id, 0).await?.content);
+        chat.profile = Some(reader::message(core, who, *id, 0).await?.content);
     }
     Ok(chat)
 }
@@ -281,35 +494,53 @@ fn shown(id: &ChatId, row: &ChatRow) -> Chat {
     }
 }
 
-async fn list(
-    core: &Arc<Core>,
-    shard: &shard::Shard,
+fn list(
+    shard: &Shard,
+    who: &Admitted,
     after: Option<ChatId>,
     limit: usize,
-    profile: bool,
-) -> Result<Vec<Chat>, Fail> {
-    let mut rows: Vec<(ChatId, ChatRow)> = Vec::new();
+) -> Result<Vec<(ChatId, Chat)>, Fail> {
+    let account = who.account();
+    let mut chats = Vec::new();
     let mut after = after;
     // Chats whose profile is not written yet are passed over.
-    while rows.len() < limit {
-        let step = limit - rows.len();
-        let more = shard.view(|kv| read::chats(kv, after.as_ref(), step))?;
+    while chats.len() < limit {
+        let step = limit - chats.len();
+        let more = shard.view(|kv| read::chats_of(kv, &account, after.as_ref(), step))?;
         let ended = more.len() < step;
         after = more.last().map(|(id, _)| *id).or(after);
-        rows.extend(more.into_iter().filter(|(_, r)| r.next > 0));
+        let written = more.iter().filter(|(_, row)| row.next > 0);
+        chats.extend(written.map(|(id, row)| (*id, shown(id, row))));
         if ended {
             break;
         }
     }
-    let mut profiles = if profile {
-        reader::profiles(core, &rows).await
-    } else {
-        std::collections::BTreeMap::new()
-    };
-    let chats = rows.iter().map(|(id, row)| {
-        let mut chat = shown(id, row);
-        chat.profile = profiles.remove(id);
-        chat
+    Ok(chats)
+}
+
+/// Adds the profiles that the grant covers and that can be opened.
+async fn with_profiles(
+    core: &Arc<Core>,
+    caller: &Caller,
+    who: &Admitted,
+    chats: Vec<(ChatId, Chat)>,
+) -> Vec<(ChatId, Chat)> {
+    let granted = chats.iter().map(|(id, _)| *id);
+    let granted: Vec<ChatId> = granted
+        .filter(|id| admission::names(who.grant(), id).is_ok())
+        .collect();
+    let device = *who.grant().device();
+    core.directory
+        .warm(core, who.account(), device, &granted)
+        .await;
+    let opened = chats.into_iter().map(|(id, mut chat)| async move {
+        let who = admission::admit(core, caller, Action::Read, Some(id)).await;
+        if let Ok(who) = who
+            && let Ok(message) = reader::message(core, &who, id, 0).await
+        {
+            chat.profile = Some(message.content);
+        }
+        (id, chat)
     });
-    Ok(chats.collect())
+    futures::future::join_all(opened).await
 }

@@ -12,9 +12,11 @@
 //! Deliberately not here: decisions. Who is asked, when an epoch is open, what
 //! a repetition means and which lease must go is `quorate_engine::home` and `quorum`.
 
+mod admission;
 pub mod api;
 mod core;
 pub mod custodians;
+mod directory;
 mod group;
 mod journal;
 mod leases;
@@ -25,6 +27,7 @@ mod release;
 mod service;
 mod sessions;
 pub mod shard;
+mod statements;
 mod status;
 mod stores;
 mod tasks;

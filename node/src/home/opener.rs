@@ -1,5 +1,7 @@
 //! Opening epochs: runs the engine's state machine of one opening, once a chat at a time.
 
+use super::admission::Admitted;
+use super::api::HomeError;
 use super::core::{Core, Fail, quorum_error};
 use super::leases::{LeaseError, LeasedKey, NewLease};
 use super::shard::{Shard, ShardError};
@@ -16,7 +18,7 @@ use quorate_engine::home::opening::{
 use quorate_engine::home::rows::ChatRow;
 use quorate_engine::home::{Command, EPOCH_AGE_MS_MAX, EPOCH_RECORDS_MAX, read};
 use quorate_engine::policy::{Margins, Policy};
-use quorate_engine::types::{ChatId, CustodianId, KeyId, Outcome, SessionId};
+use quorate_engine::types::{ChatId, CustodianId, EpochNo, KeyId, Outcome, SessionId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -92,25 +94,29 @@ impl Drop for Running {
     }
 }
 
-/// The open dealing of a chat with room for `count` records, and its key:
-/// leased, leased again, or of an epoch that is opened now.
+/// The open dealing of a chat with room for `count` records, and its key: leased, leased again
+/// under the writer's grant, or of an epoch that is opened now. The grant covers the epoch.
 pub(super) async fn writable(
     core: &Arc<Core>,
     shard: &Shard,
     chat: &ChatId,
     count: u32,
+    who: &Admitted,
 ) -> Result<(KeyRef, LeasedKey), Fail> {
     let mut unobtainable: Option<KeyId> = None;
     for _ in 0..TURNS_MAX {
         let row = shard
             .view(|kv| read::chat(kv, chat))?
             .ok_or_else(|| missing(chat))?;
-        if let Some(key) =
-            usable(core, &row, chat, count).filter(|k| Some(k.key_id) != unobtainable)
+        if let Some((key, epoch)) =
+            usable(core, &row, chat, count).filter(|(k, _)| Some(k.key_id) != unobtainable)
         {
-            let lease = core.keys(&[key], Reason::Write).await.remove(0);
+            let wanted = [(key, epoch)];
+            let lease = core.keys(&wanted, Reason::Write, who).await.remove(0);
             match lease {
                 Ok(lease) => return Ok((key, lease)),
+                // What is in the way is the writer's: no reason to wear out an epoch.
+                Err(e) if of_the_caller(&e) => return Err(e),
                 // Its custodians may be fewer than a new dealing would find.
                 Err(e) => {
                     tracing::info!(%chat, "no key for writing, opening the next epoch: {e:?}");
@@ -126,6 +132,9 @@ pub(super) async fn writable(
         if moved {
             continue;
         }
+        if again.intent.is_none() {
+            who.may(chat, next_epoch(&again))?;
+        }
         if let Some(key) = open_next(core, shard, chat, &again).await? {
             drop(guard);
             return Ok(key);
@@ -137,19 +146,32 @@ pub(super) async fn writable(
 }
 
 fn missing(chat: &ChatId) -> Fail {
-    Fail::Home(super::api::HomeError::NotFound {
+    Fail::Home(HomeError::NotFound {
         what: format!("chat {chat}"),
     })
 }
 
-fn usable(core: &Core, row: &ChatRow, chat: &ChatId, count: u32) -> Option<KeyRef> {
+/// Whether an error is about this caller's grant alone, so that another caller may fare better.
+pub(super) fn of_the_caller(e: &Fail) -> bool {
+    matches!(
+        e,
+        Fail::Home(HomeError::Denied { .. } | HomeError::Spent { account: true, .. })
+    )
+}
+
+fn next_epoch(row: &ChatRow) -> EpochNo {
+    row.last.map_or(0, |(epoch, _)| epoch.saturating_add(1))
+}
+
+fn usable(core: &Core, row: &ChatRow, chat: &ChatId, count: u32) -> Option<(KeyRef, EpochNo)> {
     let open = row.open.as_ref()?;
     let age = core.clock.wall().saturating_sub(open.opened_ms);
     let fits = open.records.saturating_add(count) <= EPOCH_RECORDS_MAX;
-    (fits && age + AGE_SLACK_MS < EPOCH_AGE_MS_MAX).then_some(KeyRef {
+    let key = KeyRef {
         chat: *chat,
         key_id: open.key_id,
-    })
+    };
+    (fits && age + AGE_SLACK_MS < EPOCH_AGE_MS_MAX).then_some((key, open.epoch))
 }
 
 /// Opens the chat's next epoch, or completes what another leader began.
@@ -175,7 +197,7 @@ async fn open_next(
     let cx = DealContext {
         deployment: core.config.deployment,
         chat: *chat,
-        epoch: row.last.map_or(0, |(epoch, _)| epoch.saturating_add(1)),
+        epoch: next_epoch(row),
         previous: row.last.map(|(_, key)| key),
         expires_ms: None,
     };
@@ -425,7 +447,7 @@ fn too_few(
     acked: Vec<CustodianId>,
     refused: Vec<(CustodianId, StoreOutcome)>,
     silent: Vec<CustodianId>,
-) -> super::api::HomeError {
+) -> HomeError {
     let names = |list: &[CustodianId]| {
         let names: Vec<&str> = list.iter().map(CustodianId::as_str).collect();
         names.join(", ")
@@ -453,10 +475,10 @@ fn problem(
     have: BTreeSet<CustodianId>,
     refused: Vec<(CustodianId, StoreOutcome)>,
     silent: Vec<CustodianId>,
-) -> super::api::HomeError {
+) -> HomeError {
     let suffice = policy.what_would_suffice(&have, &BTreeSet::new());
     let names = |set: &BTreeSet<CustodianId>| set.iter().map(ToString::to_string).collect();
-    super::api::HomeError::Quorum {
+    HomeError::Quorum {
         detail,
         problem: QuorumProblem {
             answered: names(&have),

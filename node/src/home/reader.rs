@@ -3,6 +3,7 @@
 //! Opening happens in batches off the async runtime; a page whose keys are all
 //! leased takes one hop there and back.
 
+use super::admission::Admitted;
 use super::api::HomeError;
 use super::core::{Core, Fail};
 use super::leases::LeasedKey;
@@ -11,8 +12,8 @@ use quorate_engine::crypto::message::{self, RecordBinding};
 use quorate_engine::crypto::subkeys::Subkeys;
 use quorate_engine::custody::protocol::{KeyRef, Reason};
 use quorate_engine::home::read;
-use quorate_engine::home::rows::{ChatRow, RecordRow};
-use quorate_engine::types::{ChatId, KeyId, MessageId};
+use quorate_engine::home::rows::RecordRow;
+use quorate_engine::types::{ChatId, EpochNo, KeyId, MessageId};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
@@ -36,14 +37,15 @@ pub struct Opened {
 /// Up to `limit` messages from `from` on. The caller has confirmed that the applied state is recent enough.
 pub(super) async fn page(
     core: &Arc<Core>,
+    who: &Admitted,
     chat: ChatId,
     from: MessageId,
     limit: usize,
 ) -> Result<Opened, Fail> {
-    let work = core.clone();
+    let (work, allowed) = (core.clone(), who.clone());
     let first = blocking(move || {
         let (records, next) = load(&work, &chat, from, limit)?;
-        let (keys, missing) = leased(&work, &chat, &records);
+        let (keys, missing) = leased(&work, &allowed, &chat, &records)?;
         if !missing.is_empty() {
             return Ok((None, Some((records, keys, missing)), next));
         }
@@ -58,7 +60,7 @@ pub(super) async fn page(
             "a page was neither opened nor missing keys".into(),
         ));
     };
-    obtain(core, &chat, missing, &mut keys).await?;
+    obtain(core, who, missing, &mut keys).await?;
     let work = core.clone();
     let messages = blocking(move || open_all(&work, &chat, records, &keys)).await?;
     Ok(Opened { messages, next })
@@ -67,6 +69,7 @@ pub(super) async fn page(
 /// One message.
 pub(super) async fn message(
     core: &Arc<Core>,
+    who: &Admitted,
     chat: ChatId,
     id: MessageId,
 ) -> Result<Message, Fail> {
@@ -76,8 +79,8 @@ pub(super) async fn message(
         Fail::Home(HomeError::NotFound { what })
     })?;
     let records = vec![(id, row)];
-    let (mut keys, missing) = leased(core, &chat, &records);
-    obtain(core, &chat, missing, &mut keys).await?;
+    let (mut keys, missing) = leased(core, who, &chat, &records)?;
+    obtain(core, who, missing, &mut keys).await?;
     // One record: cheaper than the hop to another thread, unless it is large.
     let opened = if records[0].1.sealed.len() < 16 << 10 {
         open_all(core, &chat, records, &keys)?
@@ -87,35 +90,6 @@ pub(super) async fn message(
     };
     let opened = opened.into_iter().next();
     opened.ok_or_else(|| Fail::NotDone("one record gave no message".into()))
-}
-
-/// Profiles of these chats; one that cannot be opened is left out.
-pub(super) async fn profiles(
-    core: &Arc<Core>,
-    chats: &[(ChatId, ChatRow)],
-) -> BTreeMap<ChatId, Content> {
-    let mut rows = Vec::new();
-    for (chat, _) in chats {
-        if let Ok(Some(row)) = core.shard(chat).view(|kv| read::record(kv, chat, 0)) {
-            rows.push((*chat, row));
-        }
-    }
-    let wanted: Vec<KeyRef> = rows
-        .iter()
-        .map(|(chat, row)| KeyRef {
-            chat: *chat,
-            key_id: row.key_id,
-        })
-        .collect();
-    let keys = core.keys(&wanted, Reason::Read).await;
-    let mut out = BTreeMap::new();
-    for ((chat, row), key) in rows.into_iter().zip(keys) {
-        let Ok(key) = key else { continue };
-        if let Ok(message) = open(core, &key.subkeys(), &chat, 0, row) {
-            out.insert(chat, message.content);
-        }
-    }
-    out
 }
 
 async fn blocking<T: Send + 'static>(
@@ -162,35 +136,42 @@ fn load(
     })
 }
 
-fn leased(core: &Core, chat: &ChatId, records: &[(MessageId, RecordRow)]) -> (Keys, Vec<KeyRef>) {
+/// The keys that are leased, and those that are not. The grant covers all of them.
+fn leased(
+    core: &Core,
+    who: &Admitted,
+    chat: &ChatId,
+    records: &[(MessageId, RecordRow)],
+) -> Result<(Keys, Vec<(KeyRef, EpochNo)>), Fail> {
     let (mut keys, mut missing) = (Keys::new(), BTreeMap::new());
     for (_, row) in records {
         if keys.contains_key(&row.key_id) || missing.contains_key(&row.key_id) {
             continue;
         }
+        who.may(chat, row.epoch)?;
         let key = KeyRef {
             chat: *chat,
             key_id: row.key_id,
         };
         match core.leases.get(&key) {
             Some(lease) => drop(keys.insert(row.key_id, lease)),
-            None => drop(missing.insert(row.key_id, key)),
+            None => drop(missing.insert(row.key_id, (key, row.epoch))),
         }
     }
-    (keys, missing.into_values().collect())
+    Ok((keys, missing.into_values().collect()))
 }
 
 async fn obtain(
     core: &Arc<Core>,
-    _chat: &ChatId,
-    missing: Vec<KeyRef>,
+    who: &Admitted,
+    missing: Vec<(KeyRef, EpochNo)>,
     keys: &mut Keys,
 ) -> Result<(), Fail> {
     if missing.is_empty() {
         return Ok(());
     }
-    let obtained = core.keys(&missing, Reason::Read).await;
-    for (key, lease) in missing.into_iter().zip(obtained) {
+    let obtained = core.keys(&missing, Reason::Read, who).await;
+    for ((key, _), lease) in missing.into_iter().zip(obtained) {
         keys.insert(key.key_id, lease?);
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Obtaining data keys from custodians: many readers, few requests.
 //!
-//! One task takes every wish for a key, lets wishes for the same key wait for
-//! one answer, and collects up to 256 keys with one request a custodian. The
+//! One task takes every wish for a key, lets wishes for the same key under the
+//! same grant wait for one answer, and collects up to 256 keys with one request a custodian. The
 //! engine's collector decides whom to ask; this turns its asks into calls.
 
 use super::core::Core;
@@ -9,14 +9,14 @@ use super::custodians::AskError;
 use super::leases::{LeaseError, LeasedKey, NewLease};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use quorate_engine::authz::grant::GrantHash;
+use quorate_engine::authz::grant::{Grant, GrantHash, GrantRefusal};
 use quorate_engine::crypto::seal::{
     Receiver, RecipientKey, ReleaseBinding, ShareBinding, release_info,
 };
 use quorate_engine::crypto::subkeys;
 use quorate_engine::custody::protocol::{
-    CustodianReply, CustodianRequest, KeyRef, Reason, Receipt, ReleaseReply, ReleaseRequest,
-    ShareResult,
+    CustodianReply, CustodianRequest, KeyRef, Reason, Receipt, Refusal, ReleaseReply,
+    ReleaseRequest, ShareResult,
 };
 use quorate_engine::home::read;
 use quorate_engine::policy::Policy;
@@ -46,6 +46,22 @@ const BLOCKING_SHARES_MIN: usize = 8;
 pub enum ObtainError {
     /// No quorum.
     Quorum(Box<NoQuorum>),
+    /// So many custodians refuse the grant that the others do not suffice.
+    Denied {
+        /// What most of them say.
+        why: GrantRefusal,
+        /// In words: who says so.
+        detail: String,
+    },
+    /// Those that would give the key when their budgets have filled up again would suffice.
+    Spent {
+        /// In words: whose budget, and where.
+        detail: String,
+        /// When enough of them may be asked again.
+        retry_ms: u64,
+        /// The account's own budgets alone are in the way.
+        account: bool,
+    },
     /// No such dealing in this node's applied state.
     Missing,
     /// Something that may pass.
@@ -58,20 +74,33 @@ pub struct Want {
     pub key: KeyRef,
     /// What for.
     pub reason: Reason,
+    /// What allows it.
+    pub grant: Arc<Grant>,
     /// Where the answer goes.
     pub done: oneshot::Sender<Result<LeasedKey, ObtainError>>,
 }
 
 type Results = Vec<(KeyId, Result<LeasedKey, ObtainError>)>;
 
+/// A key under a grant: what one grant is refused, another may be given.
+type Wish = (GrantHash, KeyId);
+
+/// Wishes that go out together: of one grant, for one reason.
+struct Fresh {
+    grant: Arc<Grant>,
+    reason: Reason,
+    keys: Vec<KeyRef>,
+}
+type AllFresh = BTreeMap<(GrantHash, Reason), Fresh>;
+
 /// Takes wishes until the node stops.
 pub async fn run(core: Arc<Core>, mut wants: mpsc::Receiver<Want>) {
     let lease_key = Arc::new(LeaseKey::default());
-    let mut waiting: HashMap<KeyId, Vec<Want>> = HashMap::new();
-    let mut jobs: JoinSet<Results> = JoinSet::new();
-    let mut running: HashMap<tokio::task::Id, Vec<KeyId>> = HashMap::new();
+    let mut waiting: HashMap<Wish, Vec<Want>> = HashMap::new();
+    let mut jobs: JoinSet<(GrantHash, Results)> = JoinSet::new();
+    let mut running: HashMap<tokio::task::Id, Vec<Wish>> = HashMap::new();
     loop {
-        let mut fresh: Vec<(KeyRef, Reason)> = Vec::new();
+        let mut fresh = AllFresh::new();
         tokio::select! {
             () = core.stop.cancelled() => return,
             want = wants.recv(), if jobs.len() < JOBS_MAX => match want {
@@ -80,42 +109,50 @@ pub async fn run(core: Arc<Core>, mut wants: mpsc::Receiver<Want>) {
             },
             Some(done) = jobs.join_next_with_id(), if !jobs.is_empty() => {
                 let results = match done {
-                    Ok((id, results)) => {
+                    Ok((id, (grant, results))) => {
                         running.remove(&id);
-                        results
+                        results.into_iter().map(|(k, r)| ((grant, k), r)).collect()
                     }
                     Err(e) => {
-                        let keys = running.remove(&e.id()).unwrap_or_default();
+                        let wishes = running.remove(&e.id()).unwrap_or_default();
                         let failed = ObtainError::Unavailable("the collection failed".into());
-                        keys.into_iter().map(|k| (k, Err(failed.clone()))).collect()
+                        let failed = |w| (w, Err(failed.clone()));
+                        wishes.into_iter().map(failed).collect::<Vec<_>>()
                     }
                 };
-                for (key_id, result) in results {
-                    for want in waiting.remove(&key_id).unwrap_or_default() {
+                for (wish, result) in results {
+                    for want in waiting.remove(&wish).unwrap_or_default() {
                         let _ = want.done.send(result.clone());
                     }
                 }
             }
         }
-        while fresh.len() < KEYS_MAX && !fresh.is_empty() {
+        while !fresh.is_empty() && fresh.values().all(|f| f.keys.len() < KEYS_MAX) {
             match wants.try_recv() {
                 Ok(want) => take(&mut waiting, want, &mut fresh),
                 Err(_) => break,
             }
         }
-        if !fresh.is_empty() {
-            let ids = fresh.iter().map(|(k, _)| k.key_id).collect();
-            let handle = jobs.spawn(collect(core.clone(), lease_key.clone(), fresh));
+        for ((hash, _), fresh) in fresh {
+            let ids = fresh.keys.iter().map(|k| (hash, k.key_id)).collect();
+            let collected = collect(core.clone(), lease_key.clone(), fresh);
+            let handle = jobs.spawn(async move { (hash, collected.await) });
             running.insert(handle.id(), ids);
         }
     }
 }
 
-fn take(waiting: &mut HashMap<KeyId, Vec<Want>>, want: Want, fresh: &mut Vec<(KeyRef, Reason)>) {
-    let (key, reason) = (want.key, want.reason);
-    let waiters = waiting.entry(key.key_id).or_default();
+fn take(waiting: &mut HashMap<Wish, Vec<Want>>, want: Want, fresh: &mut AllFresh) {
+    let (key, reason, hash) = (want.key, want.reason, want.grant.hash());
+    let waiters = waiting.entry((hash, key.key_id)).or_default();
     if waiters.is_empty() {
-        fresh.push((key, reason));
+        let new = || Fresh {
+            grant: want.grant.clone(),
+            reason,
+            keys: Vec::new(),
+        };
+        let same = fresh.entry((hash, reason)).or_insert_with(new);
+        same.keys.push(key);
     }
     waiters.push(want);
 }
@@ -149,21 +186,18 @@ struct Dealt {
 struct Job {
     core: Arc<Core>,
     lease_key: Arc<RecipientKey>,
+    grant: Arc<Grant>,
+    authority: GrantHash,
     reason: Reason,
     policies: BTreeMap<KeyId, PolicyId>,
 }
 
-async fn collect(
-    core: Arc<Core>,
-    lease_key: Arc<LeaseKey>,
-    wishes: Vec<(KeyRef, Reason)>,
-) -> Results {
+async fn collect(core: Arc<Core>, lease_key: Arc<LeaseKey>, wishes: Fresh) -> Results {
     let asked = core.clock.mono();
-    let reason = wishes.first().map_or(Reason::Read, |(_, reason)| *reason);
     let mut results = Results::new();
     let mut dealt = Vec::new();
     let mut wanted = Vec::new();
-    for (key, _) in wishes {
+    for key in wishes.keys {
         match look_up(&core, &key) {
             Ok(Some((d, w))) => {
                 dealt.push(d);
@@ -183,7 +217,9 @@ async fn collect(
     let job = Arc::new(Job {
         lease_key: lease_key.current(asked),
         core: core.clone(),
-        reason,
+        authority: wishes.grant.hash(),
+        grant: wishes.grant,
+        reason: wishes.reason,
         policies,
     });
     let known = known(&core, &dealt);
@@ -223,7 +259,7 @@ async fn collect(
         let key_id = d.key.key_id;
         let result = match collector.take(index) {
             Some(Ok(quorum)) => finish(&core, d, quorum, &entries, asked).await,
-            Some(Err(e)) => Err(ObtainError::Quorum(Box::new(e))),
+            Some(Err(e)) => Err(why_not(&d.policy, e)),
             None => Err(ObtainError::Unavailable(
                 "the collection ended early".into(),
             )),
@@ -233,6 +269,63 @@ async fn collect(
         results.push((key_id, result));
     }
     results
+}
+
+/// Says of a failed collection what the caller can do about it.
+fn why_not(policy: &Policy, e: NoQuorum) -> ObtainError {
+    let names = |of: &[&CustodianId]| {
+        let names: Vec<&str> = of.iter().map(|c| c.as_str()).collect();
+        names.join(", ")
+    };
+    let mut denials: BTreeMap<GrantRefusal, Vec<&CustodianId>> = BTreeMap::new();
+    let mut spent: Vec<(u64, bool, &CustodianId)> = Vec::new();
+    let mut usable = policy.custodians();
+    let mut allowing = usable.clone();
+    for (custodian, refusal) in &e.refused {
+        match *refusal {
+            Refusal::Grant(why) => {
+                denials.entry(why).or_default().push(custodian);
+                allowing.remove(custodian);
+                usable.remove(custodian);
+            }
+            Refusal::AccountBudget { retry_ms } => spent.push((retry_ms, true, custodian)),
+            Refusal::HomeNodeBudget { retry_ms } | Refusal::OverallBudget { retry_ms } => {
+                spent.push((retry_ms, false, custodian));
+            }
+            _ => drop(usable.remove(custodian)),
+        }
+    }
+    if let Some((why, who)) = denials.iter().max_by_key(|(_, who)| who.len())
+        && !policy.satisfied_by(&allowing)
+    {
+        let detail = format!("{why} (says {})", names(who));
+        return ObtainError::Denied { why: *why, detail };
+    }
+    usable.retain(|c| !e.lied.contains(c) && !e.unreachable.contains(c));
+    spent.sort_unstable();
+    for (_, _, custodian) in &spent {
+        usable.remove(*custodian);
+    }
+    // The soonest time at which those that have filled up again suffice with the others.
+    for (n, (retry_ms, _, custodian)) in spent.iter().enumerate() {
+        usable.insert((*custodian).clone());
+        if policy.satisfied_by(&usable) {
+            let waited = &spent[..=n];
+            let who: Vec<&CustodianId> = waited.iter().map(|(_, _, c)| *c).collect();
+            let account = waited.iter().all(|(_, account, _)| *account);
+            let whose = if account {
+                "the account's"
+            } else {
+                "the home's"
+            };
+            return ObtainError::Spent {
+                detail: format!("{whose} budget of keys is spent at {}", names(&who)),
+                retry_ms: (*retry_ms).max(1),
+                account,
+            };
+        }
+    }
+    ObtainError::Quorum(Box::new(e))
 }
 
 fn look_up(core: &Core, key: &KeyRef) -> Result<Option<(Dealt, Wanted)>, String> {
@@ -324,8 +417,8 @@ impl Job {
             deployment: config.deployment,
             lease_key: self.lease_key.public(),
             reason: self.reason,
-            grant: String::new(),
             keys: ask.keys.clone(),
+            grant: self.grant.compact().to_owned(),
         });
         let wait = ask.deadline.saturating_sub(self.core.clock.mono());
         let reply = self
@@ -378,7 +471,7 @@ impl Job {
         let info = release_info(&config.deployment, &ask.custodian);
         let receiver = Receiver::new(&self.lease_key, &reply.encapsulated, &info).ok();
         let binding = ReleaseBinding {
-            authority: GrantHash::of("").0,
+            authority: self.authority.0,
             node: config.node,
             lease_key: self.lease_key.public().hash(),
         };

@@ -9,15 +9,21 @@ use super::core::{Core, Fail, HomeConfig, RETRY_MS};
 use super::custodians::Transport;
 use super::local::{self, Done, Op};
 use super::shard::{Shard, ShardGroup, shard_of};
-use super::{journal, release, status, tasks};
+use super::{admission, journal, release, statements, status, tasks};
 use crate::config::ClusterRole;
 use crate::peer::{CallError, PeerIdentity, PeerTarget, Service, ServiceError, services};
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use quorate_engine::api::registry::Statement;
 use quorate_engine::api::{
-    Append, Appended, Chat, ChatList, CreateChat, Edit, Message, Page, Status, Written,
+    Append, Appended, Chat, ChatList, CreateChat, Edit, Members, Message, Page, StatementAcks,
+    Status, Written,
 };
-use quorate_engine::types::{ChatId, MessageId, NodeId, Outcome, Revision};
+use quorate_engine::authz::envelope::Envelope;
+use quorate_engine::authz::grant::Action;
+use quorate_engine::authz::identity::{AccountPayload, account_id};
+use quorate_engine::custody::protocol::ChainId;
+use quorate_engine::types::{AccountId, ChatId, MessageId, NodeId, Outcome, Revision};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,6 +49,7 @@ pub struct Home {
 enum Request {
     Op(Op),
     Node,
+    Forget(ChainId),
 }
 
 const TAG_OK: u8 = 0;
@@ -204,6 +211,23 @@ impl Home {
             .await
     }
 
+    /// Every node of this home forgets what it remembers of an account, so that a revocation is
+    /// obeyed when its caller is told of it. A node that cannot be told forgets by itself within
+    /// [`STANDING_MS`](super::directory::STANDING_MS), which is waited for.
+    async fn forget_everywhere(&self, chain: ChainId) {
+        let core = &self.core;
+        core.directory.forget(&chain);
+        let Ok(body) = serde_json::to_vec(&Request::Forget(chain)) else {
+            return;
+        };
+        let others = core.config.nodes.iter().filter(|n| **n != core.config.node);
+        let told = others.map(|n| self.call(*n, body.clone(), PEER_STATUS_MS));
+        let answers = futures::future::join_all(told).await;
+        if answers.iter().any(Result::is_err) {
+            tokio::time::sleep(Duration::from_millis(super::directory::STANDING_MS)).await;
+        }
+    }
+
     /// What another node of this home says about itself.
     pub(super) async fn node_status(&self, node: NodeId) -> Option<status::NodeWord> {
         if node == self.core.config.node {
@@ -252,6 +276,10 @@ impl Service for Home {
                 serde_json::from_slice(&body).map_err(|e| ServiceError::Invalid(e.to_string()))?;
             let op = match request {
                 Request::Node => return packed(TAG_OK, &status::own_word(&self.core)),
+                Request::Forget(chain) => {
+                    self.core.directory.forget(&chain);
+                    return packed(TAG_OK, &());
+                }
                 Request::Op(op) => op,
             };
             match local::perform(&self.core, op).await {
@@ -261,6 +289,8 @@ impl Service for Home {
                 Ok(Done::Written(at)) => packed(TAG_OK, &at),
                 Ok(Done::Message(at)) => packed(TAG_OK, &at),
                 Ok(Done::Page(at)) => packed(TAG_OK, &at),
+                Ok(Done::Statement(at)) => packed(TAG_OK, &at),
+                Ok(Done::Members(at)) => packed(TAG_OK, &at),
                 Err(Fail::NotLeader(leader)) => packed(TAG_NOT_LEADER, &leader),
                 Err(Fail::NotDone(why)) => Ok(worded(TAG_NOT_DONE, &why)),
                 Err(Fail::Unknown(why)) => Ok(worded(TAG_UNKNOWN, &why)),
@@ -286,7 +316,7 @@ impl HomeApi for Home {
 
     fn list_chats(
         &self,
-        _caller: Caller,
+        caller: Caller,
         after: Option<ChatId>,
         limit: usize,
         profile: bool,
@@ -308,6 +338,7 @@ impl HomeApi for Home {
                     break;
                 }
                 let op = Op::ListChats {
+                    caller: caller.clone(),
                     shard,
                     after: after.filter(|_| shard == first),
                     limit: left,
@@ -324,13 +355,8 @@ impl HomeApi for Home {
         })
     }
 
-    fn chat(
-        &self,
-        _caller: Caller,
-        chat: ChatId,
-        profile: bool,
-    ) -> BoxFuture<'_, HomeResult<Chat>> {
-        Box::pin(self.run(Op::Chat(chat, profile), unpack!(Chat)))
+    fn chat(&self, caller: Caller, chat: ChatId, profile: bool) -> BoxFuture<'_, HomeResult<Chat>> {
+        Box::pin(self.run(Op::Chat(caller, chat, profile), unpack!(Chat)))
     }
 
     fn append(
@@ -356,21 +382,77 @@ impl HomeApi for Home {
 
     fn message(
         &self,
-        _caller: Caller,
+        caller: Caller,
         chat: ChatId,
         message: MessageId,
     ) -> BoxFuture<'_, HomeResult<Message>> {
-        Box::pin(self.run(Op::Message(chat, message), unpack!(Message)))
+        Box::pin(self.run(Op::Message(caller, chat, message), unpack!(Message)))
     }
 
     fn page(
         &self,
-        _caller: Caller,
+        caller: Caller,
         chat: ChatId,
         from: MessageId,
         limit: usize,
     ) -> BoxFuture<'_, HomeResult<Page>> {
-        Box::pin(self.run(Op::Page(chat, from, limit), unpack!(Page)))
+        Box::pin(self.run(Op::Page(caller, chat, from, limit), unpack!(Page)))
+    }
+
+    fn chat_statement(
+        &self,
+        caller: Caller,
+        chat: ChatId,
+        statement: Statement,
+    ) -> BoxFuture<'_, HomeResult<StatementAcks>> {
+        let op = Op::Statement(caller, chat, statement);
+        Box::pin(self.run(op, unpack!(Statement)))
+    }
+
+    fn account_statement(
+        &self,
+        caller: Caller,
+        account: AccountId,
+        statement: Statement,
+    ) -> BoxFuture<'_, Result<StatementAcks, HomeError>> {
+        Box::pin(async move {
+            let core = &self.core;
+            if let Err(e) = admission::admit(core, &caller, Action::Read, None).await {
+                return Err(match e {
+                    Fail::Home(e) => e,
+                    other => HomeError::Unavailable {
+                        detail: other.to_string(),
+                        retry_ms: RETRY_MS,
+                        outcome: Outcome::NotDone,
+                    },
+                });
+            }
+            let statement = Envelope::from(statement);
+            let about = match statement.read("account statement") {
+                Ok(AccountPayload::Genesis(_)) => Ok(account_id(&statement)),
+                Ok(AccountPayload::Statement(s)) => Ok(s.account),
+                Err(e) => Err(format!("the statement: {e}")),
+            };
+            let wrong = about
+                .map(|a| (a != account).then(|| format!("the statement is about account {a}")));
+            if let Some(detail) = wrong.unwrap_or_else(Some) {
+                return Err(HomeError::Invalid { detail });
+            }
+            let chain = ChainId::Account(account);
+            let said = statements::tell(core, chain, &statement).await;
+            self.forget_everywhere(chain).await;
+            Ok(said.shown())
+        })
+    }
+
+    fn members(
+        &self,
+        caller: Caller,
+        chat: ChatId,
+        after: Option<AccountId>,
+        limit: usize,
+    ) -> BoxFuture<'_, HomeResult<Members>> {
+        Box::pin(self.run(Op::Members(caller, chat, after, limit), unpack!(Members)))
     }
 
     fn status(&self) -> BoxFuture<'_, Status> {

@@ -129,6 +129,8 @@ pub async fn lead(core: Arc<Core>, shard: Shard) {
     loop {
         let leading = shard.leading();
         if leading.here {
+            core.directory.clear();
+            core.chains.clear();
             tokio::select! {
                 () = core.stop.cancelled() => return,
                 () = shard.changed(leading) => {}

@@ -3,6 +3,7 @@
 //! A proposal carries whole requests only, so a request is all or nothing;
 //! different chats' proposals are in flight side by side.
 
+use super::admission::Admitted;
 use super::api::HomeError;
 use super::core::{Core, Fail};
 use super::leases::LeasedKey;
@@ -37,8 +38,8 @@ const BLOCKING_BYTES_MIN: usize = 64 << 10;
 
 /// One request's records.
 pub struct Append {
-    /// Writing device.
-    pub device: String,
+    /// Who writes.
+    pub who: Admitted,
     /// Whether it is the chat's profile, record 0.
     pub profile: bool,
     /// Idempotency key and content bytes of each.
@@ -156,13 +157,28 @@ type Place = (usize, usize);
 /// Writes a group; every job is finished, or all that are not get the error.
 async fn write(core: &Arc<Core>, chat: ChatId, group: &mut [Job]) -> std::result::Result<(), Fail> {
     let shard = core.shard(&chat).clone();
-    for _ in 0..TURNS_MAX {
+    let mut turns = 0;
+    while turns < TURNS_MAX {
         let fresh = settle_known(core, &shard, &chat, group).await?;
-        if fresh.is_empty() {
+        let Some(who) = fresh.first().map(|(j, _)| group[*j].append.who.clone()) else {
             return Ok(());
-        }
+        };
         let count = u32::try_from(fresh.len()).unwrap_or(u32::MAX);
-        let (key, lease) = opener::writable(core, &shard, &chat, count).await?;
+        let (key, lease) = match opener::writable(core, &shard, &chat, count, &who).await {
+            Ok(found) => found,
+            // Some request is answered each time, so this ends.
+            Err(e) if opener::of_the_caller(&e) => {
+                let same = |j: &&mut Job| j.append.who.grant() == who.grant();
+                let hit = group.iter_mut().filter(|j| j.done.is_some()).filter(same);
+                hit.for_each(|job| job.finish(Err(e.clone())));
+                continue;
+            }
+            Err(e) => return Err(e),
+        };
+        turns += 1;
+        if uncovered(&shard, &key, group)? {
+            continue;
+        }
         let row = shard.view(|kv| read::chat(kv, &chat))?;
         let first = row.map_or(0, |r| r.next);
         let records = seal_all(core, key, lease, first, group, &fresh).await?;
@@ -195,6 +211,22 @@ async fn write(core: &Arc<Core>, chat: ChatId, group: &mut [Job]) -> std::result
     Err(Fail::NotDone(format!(
         "writes to chat {chat} keep conflicting"
     )))
+}
+
+/// Answers requests whose grant does not cover the epoch that is written to. True: there were some.
+fn uncovered(shard: &Shard, key: &KeyRef, group: &mut [Job]) -> std::result::Result<bool, Fail> {
+    let found = shard.view(|kv| read::epoch_of(kv, key))?;
+    let (epoch, _) = found.ok_or_else(|| {
+        Fail::NotDone(format!("the epoch of key {} is not known here", key.key_id))
+    })?;
+    let mut any = false;
+    for job in group.iter_mut().filter(|j| j.done.is_some()) {
+        if let Err(e) = job.append.who.may(&key.chat, epoch) {
+            job.finish(Err(e));
+            any = true;
+        }
+    }
+    Ok(any)
 }
 
 /// Notes what was written; requests that are complete by it are answered.
@@ -234,7 +266,7 @@ async fn settle_known(
             let rows = job
                 .messages
                 .iter()
-                .map(|(key, _)| read::first_result(kv, chat, &job.device, key));
+                .map(|(key, _)| read::first_result(kv, chat, &job.who.device(), key));
             found.push(rows.collect::<std::result::Result<_, _>>()?);
         }
         let time = read::meta(kv)?.time_ms;
@@ -283,7 +315,7 @@ async fn settle_known(
             continue;
         }
         for (m, ((key, _), known)) in job.append.messages.iter().zip(&rows).enumerate() {
-            let name = (job.append.device.clone(), key.clone());
+            let name = (job.append.who.device(), key.clone());
             if known.is_none() && !seen.contains_key(&name) {
                 seen.insert(name, (j, m));
                 fresh.push((j, m));
@@ -311,7 +343,7 @@ async fn repeated(
             out.push(own.clone());
             continue;
         }
-        compare(core, chat, row, content).await?;
+        compare(core, &job.append.who, chat, row, content).await?;
         out.push(Written {
             id: row.id,
             revision: row.revision,
@@ -322,10 +354,11 @@ async fn repeated(
     Ok(out)
 }
 
-/// Whether `content` is what was written under this row. Without a key for the
-/// digest (its custodians gone) the first result is returned unchecked.
+/// Whether `content` is what was written under this row. Without a key for the digest (its
+/// custodians gone, or its epoch not granted) the first result is returned unchecked.
 async fn compare(
     core: &Arc<Core>,
+    who: &Admitted,
     chat: &ChatId,
     row: &IdempotencyRow,
     content: &[u8],
@@ -334,7 +367,13 @@ async fn compare(
         chat: *chat,
         key_id: row.key_id,
     };
-    match core.keys(&[key], Reason::Write).await.remove(0) {
+    let epoch = core.shard(chat).view(|kv| read::epoch_of(kv, &key))?;
+    let epoch = epoch.map(|(epoch, _)| epoch).unwrap_or_default();
+    match core
+        .keys(&[(key, epoch)], Reason::Write, who)
+        .await
+        .remove(0)
+    {
         Ok(lease) => {
             let digest = lease.subkeys().digest(content);
             if bool::from(digest.ct_eq(&row.digest)) {
@@ -377,7 +416,7 @@ async fn seal_all(
             let append = &group[*j].append;
             let (idempotency, content) = &append.messages[*m];
             Plain {
-                device: append.device.clone(),
+                device: append.who.device(),
                 idempotency: idempotency.clone(),
                 content: content.clone(),
             }
@@ -444,8 +483,8 @@ fn record(
 
 /// An edit to be made.
 pub struct Edit {
-    /// Writing device.
-    pub device: String,
+    /// Who writes.
+    pub who: Admitted,
     /// Idempotency key.
     pub idempotency: String,
     /// The record.
@@ -468,11 +507,11 @@ pub(super) async fn edit(
     digested.extend_from_slice(&edit.message.to_le_bytes());
     digested.extend_from_slice(&edit.revision.to_le_bytes());
     digested.extend_from_slice(&edit.content);
+    let device = edit.who.device();
     for _ in 0..TURNS_MAX {
-        let known =
-            shard.view(|kv| read::first_result(kv, &chat, &edit.device, &edit.idempotency))?;
+        let known = shard.view(|kv| read::first_result(kv, &chat, &device, &edit.idempotency))?;
         if let Some(row) = known {
-            compare(core, &chat, &row, &digested).await?;
+            compare(core, &edit.who, &chat, &row, &digested).await?;
             let written = Written {
                 id: row.id,
                 revision: row.revision,
@@ -481,7 +520,7 @@ pub(super) async fn edit(
             };
             return Ok((0, written));
         }
-        let (key, lease) = opener::writable(core, &shard, &chat, 1).await?;
+        let (key, lease) = opener::writable(core, &shard, &chat, 1, &edit.who).await?;
         let place = RecordBinding {
             deployment: core.config.deployment,
             chat,
@@ -490,12 +529,11 @@ pub(super) async fn edit(
             key_id: key.key_id,
             kind: kind(edit.message),
         };
-        let (device, idempotency) = (edit.device.clone(), edit.idempotency.clone());
         let record = record(
             &lease.subkeys(),
             &place,
-            device,
-            idempotency,
+            device.clone(),
+            edit.idempotency.clone(),
             &edit.content,
             &digested,
         );

@@ -12,18 +12,26 @@ use axum::body::Body;
 use axum::extract::{FromRequestParts, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use quorate_engine::api::{
-    APPEND_BODY_BYTES_MAX, Append, Appended, CONTENT_BYTES_MAX, Chat, ChatList, CreateChat,
-    DEVICE_BYTES_MAX, DEVICE_HEADER, Edit, MESSAGES_PER_CALL_MAX, Message, POSITION_HEADER, Page,
+    APPEND_BODY_BYTES_MAX, Append, Appended, CONTENT_BYTES_MAX, Chat, ChatList, CreateChat, Edit,
+    MESSAGES_PER_CALL_MAX, Members, Message, POSITION_HEADER, Page, PostStatement, StatementAcks,
     Status, Written,
 };
-use quorate_engine::types::ChatId;
+use quorate_engine::authz::envelope::PAYLOAD_BYTES_MAX;
+use quorate_engine::authz::grant::GRANT_BYTES_MAX;
+use quorate_engine::types::{AccountId, ChatId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::str::FromStr;
 use std::sync::Arc;
 
+/// Largest body that carries one signed statement: its payload escaped, and its signatures, in bytes.
+pub const STATEMENT_BODY_BYTES_MAX: usize = 2 * PAYLOAD_BYTES_MAX + (16 << 10);
+/// Members in a page when no limit is given, and at most.
+pub const MEMBERS_PER_PAGE_MAX: usize = 256;
 /// Largest body that carries one content: the content, its key and white space, in bytes.
 pub const ONE_CONTENT_BODY_BYTES_MAX: usize = CONTENT_BYTES_MAX + (64 << 10);
 /// Chats in a page when no limit is given.
@@ -46,6 +54,9 @@ pub fn router_with(home: Arc<dyn HomeApi>, limits: Limits) -> Router {
         .route("/v1/chats", get(list_chats).post(create_chat))
         .route("/v1/chats/{chat}", get(show_chat))
         .route("/v1/chats/{chat}/messages", get(page).post(append))
+        .route("/v1/chats/{chat}/members", get(members))
+        .route("/v1/chats/{chat}/statements", post(chat_statement))
+        .route("/v1/accounts/{account}/statements", post(account_statement))
         .route("/v1/chats/{chat}/messages/{id}", get(message).put(edit))
         .route("/v1/status", get(status))
         .route("/v1/openapi.json", get(super::openapi::serve))
@@ -53,36 +64,55 @@ pub fn router_with(home: Arc<dyn HomeApi>, limits: Limits) -> Router {
     wrap("client", limits, routes)
 }
 
-/// The calling device, as its header declares it.
-pub struct FromDevice(Caller);
+/// The caller's grant: `Authorization: Bearer GRANT` (RFC 6750), read and checked where the
+/// operation is done.
+pub struct Granted(Caller);
 
-impl<S: Send + Sync> FromRequestParts<S> for FromDevice {
+impl<S: Send + Sync> FromRequestParts<S> for Granted {
     type Rejection = Failure;
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Handled<Self> {
         let InRequest(request) = *parts
             .extensions
             .get::<InRequest>()
             .expect("the envelope around this router sets it");
-        let next = format!(
-            "send the header {DEVICE_HEADER} with the device's name: 1 to {DEVICE_BYTES_MAX} printable ASCII characters"
-        );
-        let mut values = parts.headers.get_all(DEVICE_HEADER).iter();
+        let mut values = parts.headers.get_all(header::AUTHORIZATION).iter();
         let (value, more) = (values.next(), values.next());
-        let Some(value) = value else {
-            let detail = format!("the header {DEVICE_HEADER} is missing");
-            return Err(Failure::bad_request("device_missing", detail, next));
+        let grant = value.and_then(bearer).filter(|_| more.is_none());
+        let Some(grant) = grant else {
+            let (code, detail) = if value.is_none() {
+                ("grant_missing", "the header authorization is missing")
+            } else {
+                let detail = "the header authorization does not stand once as `Bearer GRANT`, at most 8192 bytes";
+                ("grant_malformed", detail)
+            };
+            return Err(Failure::new(
+                StatusCode::UNAUTHORIZED,
+                code,
+                "No grant that holds",
+                detail,
+                "send `Authorization: Bearer GRANT`; docs/grants.md says how a device makes one",
+            )
+            .unauthenticated());
         };
-        let text = value.to_str().ok().map(str::trim).unwrap_or("");
-        let printable = text.bytes().all(|b| (0x20..0x7f).contains(&b));
-        if more.is_some() || !(1..=DEVICE_BYTES_MAX).contains(&text.len()) || !printable {
-            let detail = format!("the header {DEVICE_HEADER} is not a device name");
-            return Err(Failure::bad_request("device_invalid", detail, next));
-        }
-        Ok(Self(Caller {
-            device: text.to_owned(),
-            request,
-        }))
+        Ok(Self(Caller { grant, request }))
     }
+}
+
+fn bearer(value: &HeaderValue) -> Option<String> {
+    let (scheme, grant) = value.to_str().ok()?.split_once(' ')?;
+    let fits = (1..=GRANT_BYTES_MAX).contains(&grant.len());
+    (scheme.eq_ignore_ascii_case("bearer") && fits).then(|| grant.to_owned())
+}
+
+/// Where a page begins.
+fn after<T: FromStr<Err: Display>>(text: Option<&str>) -> Handled<Option<T>> {
+    text.map(str::parse).transpose().map_err(|e: T::Err| {
+        Failure::bad_request(
+            "query_invalid",
+            format!("after: {e}"),
+            "pass the `next` of the page before, as it was given",
+        )
+    })
 }
 
 /// A reply with the log position it is true at.
@@ -100,11 +130,11 @@ fn position(reply: &mut Response, shard: u32, index: u64) {
 
 /// Create a chat with its sealed profile. Repeating the idempotency key returns the same chat.
 #[utoipa::path(post, path = "/v1/chats", request_body = CreateChat, tag = "chats",
-    params(("quorate-device" = String, Header, description = "The calling device")),
+    params(("authorization" = String, Header, description = "Bearer and a grant signed by the caller's device")),
     responses((status = 201, body = Chat, description = "The chat"), WriteProblems))]
 pub(super) async fn create_chat(
     State(home): Home,
-    FromDevice(caller): FromDevice,
+    Granted(caller): Granted,
     headers: HeaderMap,
     body: Body,
 ) -> Handled<Response> {
@@ -137,24 +167,15 @@ pub(super) struct ListQuery {
 
 /// Chats in order of id.
 #[utoipa::path(get, path = "/v1/chats", tag = "chats",
-    params(ListQuery, ("quorate-device" = String, Header, description = "The calling device")),
+    params(ListQuery, ("authorization" = String, Header, description = "Bearer and a grant signed by the caller's device")),
     responses((status = 200, body = ChatList, description = "A page of chats"), ReadProblems))]
 pub(super) async fn list_chats(
     State(home): Home,
-    FromDevice(caller): FromDevice,
+    Granted(caller): Granted,
     Params(query): Params<ListQuery>,
 ) -> Handled<Response> {
     let limit = input::limit(query.limit, CHATS_PER_PAGE, CHATS_PER_PAGE_MAX)?;
-    let after = match query.after.as_deref() {
-        None => None,
-        Some(text) => Some(text.parse::<ChatId>().map_err(|e| {
-            Failure::bad_request(
-                "query_invalid",
-                format!("after: {e}"),
-                "pass `next` of the page before",
-            )
-        })?),
-    };
+    let after: Option<ChatId> = after(query.after.as_deref())?;
     let list = home.list_chats(caller, after, limit, query.profile).await?;
     Ok(at(StatusCode::OK, list))
 }
@@ -172,11 +193,11 @@ pub(super) struct ShowQuery {
 /// One chat's visible metadata.
 #[utoipa::path(get, path = "/v1/chats/{chat}", tag = "chats",
     params(("chat" = String, Path, description = "Chat id, 64 hex characters"), ShowQuery,
-        ("quorate-device" = String, Header, description = "The calling device")),
+        ("authorization" = String, Header, description = "Bearer and a grant signed by the caller's device")),
     responses((status = 200, body = Chat, description = "The chat"), ReadProblems))]
 pub(super) async fn show_chat(
     State(home): Home,
-    FromDevice(caller): FromDevice,
+    Granted(caller): Granted,
     Segments(chat): Segments<String>,
     Params(query): Params<ShowQuery>,
 ) -> Handled<Response> {
@@ -188,11 +209,11 @@ pub(super) async fn show_chat(
 /// Append messages in this order, all or none.
 #[utoipa::path(post, path = "/v1/chats/{chat}/messages", request_body = Append, tag = "messages",
     params(("chat" = String, Path, description = "Chat id, 64 hex characters"),
-        ("quorate-device" = String, Header, description = "The calling device")),
+        ("authorization" = String, Header, description = "Bearer and a grant signed by the caller's device")),
     responses((status = 201, body = Appended, description = "Where each message stands"), WriteProblems))]
 pub(super) async fn append(
     State(home): Home,
-    FromDevice(caller): FromDevice,
+    Granted(caller): Granted,
     Segments(chat): Segments<String>,
     headers: HeaderMap,
     body: Body,
@@ -243,11 +264,11 @@ pub(super) struct PageQuery {
 /// Messages in order of id.
 #[utoipa::path(get, path = "/v1/chats/{chat}/messages", tag = "messages",
     params(("chat" = String, Path, description = "Chat id, 64 hex characters"), PageQuery,
-        ("quorate-device" = String, Header, description = "The calling device")),
+        ("authorization" = String, Header, description = "Bearer and a grant signed by the caller's device")),
     responses((status = 200, body = Page, description = "A page of messages"), ReadProblems))]
 pub(super) async fn page(
     State(home): Home,
-    FromDevice(caller): FromDevice,
+    Granted(caller): Granted,
     Segments(chat): Segments<String>,
     Params(query): Params<PageQuery>,
 ) -> Handled<Response> {
@@ -264,13 +285,13 @@ pub(super) async fn page(
     params(("chat" = String, Path, description = "Chat id, 64 hex characters"),
         ("id" = u64, Path, description = "Message id; 0 is the profile"),
         ("if-none-match" = Option<String>, Header, description = "Revisions already known, as ETag gave them"),
-        ("quorate-device" = String, Header, description = "The calling device")),
+        ("authorization" = String, Header, description = "Bearer and a grant signed by the caller's device")),
     responses((status = 200, body = Message, description = "The message",
             headers(("etag" = String, description = "The revision, quoted"))),
         (status = 304, description = "Still at a revision that If-None-Match names"), ReadProblems))]
 pub(super) async fn message(
     State(home): Home,
-    FromDevice(caller): FromDevice,
+    Granted(caller): Granted,
     Segments((chat, id)): Segments<(String, String)>,
     headers: HeaderMap,
 ) -> Handled<Response> {
@@ -295,12 +316,12 @@ pub(super) async fn message(
     params(("chat" = String, Path, description = "Chat id, 64 hex characters"),
         ("id" = u64, Path, description = "Message id; 0 is the profile"),
         ("if-match" = String, Header, description = "The revision to replace, as ETag gave it"),
-        ("quorate-device" = String, Header, description = "The calling device")),
+        ("authorization" = String, Header, description = "Bearer and a grant signed by the caller's device")),
     responses((status = 200, body = Written, description = "The new revision",
             headers(("etag" = String, description = "The new revision, quoted"))), EditProblems))]
 pub(super) async fn edit(
     State(home): Home,
-    FromDevice(caller): FromDevice,
+    Granted(caller): Granted,
     Segments((chat, id)): Segments<(String, String)>,
     headers: HeaderMap,
     body: Body,
@@ -315,6 +336,75 @@ pub(super) async fn edit(
     let mut reply = at(StatusCode::OK, written);
     reply.headers_mut().insert(header::ETAG, tag);
     Ok(reply)
+}
+
+/// Which members.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct MembersQuery {
+    /// Only members with a greater account: `next` of the page before.
+    after: Option<String>,
+    /// Members in the page, 1 to 256; 256 when omitted.
+    limit: Option<usize>,
+}
+
+/// A chat's members, and where its chain of statements ends.
+#[utoipa::path(get, path = "/v1/chats/{chat}/members", tag = "members",
+    params(("chat" = String, Path, description = "Chat id, 64 hex characters"), MembersQuery,
+        ("authorization" = String, Header, description = "Bearer and a grant signed by the caller's device")),
+    responses((status = 200, body = Members, description = "A page of members"), ReadProblems))]
+pub(super) async fn members(
+    State(home): Home,
+    Granted(caller): Granted,
+    Segments(chat): Segments<String>,
+    Params(query): Params<MembersQuery>,
+) -> Handled<Response> {
+    let chat = input::path("chat", &chat)?;
+    let limit = input::limit(query.limit, MEMBERS_PER_PAGE_MAX, MEMBERS_PER_PAGE_MAX)?;
+    let after: Option<AccountId> = after(query.after.as_deref())?;
+    let members = home.members(caller, chat, after, limit).await?;
+    Ok(at(StatusCode::OK, members))
+}
+
+/// Pass a signed statement about a chat's members on to every custodian. Repeating it is safe.
+#[utoipa::path(post, path = "/v1/chats/{chat}/statements", request_body = PostStatement, tag = "members",
+    params(("chat" = String, Path, description = "Chat id, 64 hex characters"),
+        ("authorization" = String, Header, description = "Bearer and a grant signed by the caller's device")),
+    responses((status = 200, body = StatementAcks, description = "What each custodian said; count the acknowledgements"), WriteProblems))]
+pub(super) async fn chat_statement(
+    State(home): Home,
+    Granted(caller): Granted,
+    Segments(chat): Segments<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Handled<Response> {
+    let chat = input::path("chat", &chat)?;
+    let (request, _): (PostStatement, _) =
+        input::json(&headers, body, STATEMENT_BODY_BYTES_MAX).await?;
+    let acks = home.chat_statement(caller, chat, request.statement).await?;
+    Ok(at(StatusCode::OK, acks))
+}
+
+/// Pass a signed statement about an account on to every custodian. Repeating it is safe.
+#[utoipa::path(post, path = "/v1/accounts/{account}/statements", request_body = PostStatement, tag = "members",
+    params(("account" = String, Path, description = "Account id, 64 hex characters"),
+        ("authorization" = String, Header, description = "Bearer and a grant signed by the caller's device")),
+    responses((status = 200, body = StatementAcks, description = "What each custodian said; count the acknowledgements"), WriteProblems))]
+pub(super) async fn account_statement(
+    State(home): Home,
+    Granted(caller): Granted,
+    Segments(account): Segments<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Handled<Json<StatementAcks>> {
+    let account = input::path("account", &account)?;
+    let (request, _): (PostStatement, _) =
+        input::json(&headers, body, STATEMENT_BODY_BYTES_MAX).await?;
+    let acks = home
+        .account_statement(caller, account, request.statement)
+        .await?;
+    Ok(Json(acks))
 }
 
 /// The deployment as seen from this node.

@@ -17,7 +17,7 @@ use utoipa::{IntoResponses, OpenApi};
         description = "Chats and messages. Content lives encrypted at the home; the keys that open it are held in shares by custodians. \
 Every reply carries `quorate-request`, and `quorate-position` (`shard:index`) where it is true at a log position. \
 Errors are problem documents (RFC 9457): branch on `code`, follow `next_step`, and conclude about effects only what `outcome` says. \
-The calling device is declared, not proven, in this version."
+Every call but status and this document carries a grant signed by the caller's device (`docs/grants.md`)."
     ),
     paths(
         super::client::create_chat,
@@ -27,12 +27,16 @@ The calling device is declared, not proven, in this version."
         super::client::page,
         super::client::message,
         super::client::edit,
+        super::client::members,
+        super::client::chat_statement,
+        super::client::account_statement,
         super::client::status,
         serve,
     ),
     components(schemas(api::Problem, api::QuorumProblem)),
     tags(
         (name = "chats", description = "Chats and their profiles"),
+        (name = "members", description = "Signed statements about chats and accounts"),
         (name = "messages", description = "Messages: append, read, edit on a revision"),
         (name = "status", description = "What a node knows of its deployment")
     )
@@ -83,12 +87,18 @@ const REGISTRY: &[(u16, &str)] = &[
 ];
 
 const READ: &[(u16, &str)] = &[
+    (400, "The request is wrong: query, path, body or request id"),
+    (401, "No grant, or one that does not hold; make a new one"),
     (
-        400,
-        "The request is wrong: query, path, device or request id",
+        403,
+        "The grant, the device or the account does not reach so far; see `code`",
     ),
     (404, "No such chat, message or route"),
     (405, "The route does not take this method"),
+    (
+        429,
+        "The account's budget of keys is spent; come back after `retry_ms`",
+    ),
     (500, "A stored record does not open, or a bug"),
     (
         503,
@@ -99,8 +109,15 @@ const READ: &[(u16, &str)] = &[
 const WRITE: &[(u16, &str)] = &[
     (408, "The body did not arrive in time; nothing was done"),
     (413, "The body or a message in it is too large"),
+    (
+        409,
+        "The statement is not the next of its chain, or contradicts it",
+    ),
     (415, "The body is not declared as JSON"),
-    (422, "The idempotency key was used for another request"),
+    (
+        422,
+        "The idempotency key was used for another request, or the statement is refused",
+    ),
 ];
 const EDIT: &[(u16, &str)] = &[
     (412, "The message has another revision; `etag` names it"),

@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use quorate_engine::api::{Problem, QuorumProblem};
+use quorate_engine::authz::grant::GrantRefusal;
 use quorate_engine::types::Outcome;
 use std::borrow::Cow;
 
@@ -92,6 +93,14 @@ impl Failure {
         self.headers.insert(name, value);
         self
     }
+    /// Says how to authenticate (RFC 6750, section 3).
+    #[must_use]
+    pub fn unauthenticated(self) -> Self {
+        self.header(
+            header::WWW_AUTHENTICATE,
+            HeaderValue::from_static("Bearer realm=\"quorate\""),
+        )
+    }
     /// HTTP status.
     pub fn status(&self) -> StatusCode {
         self.status
@@ -159,6 +168,11 @@ impl From<HomeError> for Failure {
                 detail,
                 "check the id; GET /v1/chats lists the chats of this home",
             ),
+            HomeError::Denied { why, .. } => denied(why, detail),
+            HomeError::Statement { code, .. } => statement(&code, detail),
+            HomeError::Spent {
+                retry_ms, account, ..
+            } => spent(detail, retry_ms, account),
             HomeError::RevisionMismatch { current } => Self::new(
                 StatusCode::PRECONDITION_FAILED,
                 "revision_mismatch",
@@ -200,6 +214,89 @@ impl From<HomeError> for Failure {
             ),
         }
     }
+}
+
+/// Code, and whether a new grant helps (401) or this caller may not (403).
+fn denial(why: GrantRefusal) -> (&'static str, bool) {
+    match why {
+        GrantRefusal::TooLong
+        | GrantRefusal::NotCompact
+        | GrantRefusal::NotBase64url
+        | GrantRefusal::Header
+        | GrantRefusal::Critical
+        | GrantRefusal::Algorithm
+        | GrantRefusal::Type
+        | GrantRefusal::Payload
+        | GrantRefusal::Actions
+        | GrantRefusal::Chats
+        | GrantRefusal::Ceiling
+        | GrantRefusal::Lifetime
+        | GrantRefusal::SignatureForm => ("grant_malformed", true),
+        GrantRefusal::Signature => ("grant_signature", true),
+        GrantRefusal::NotYetValid => ("grant_not_yet", true),
+        GrantRefusal::Expired => ("grant_expired", true),
+        GrantRefusal::IdReused => ("grant_id_reused", true),
+        GrantRefusal::CeilingSpent => ("grant_ceiling_spent", true),
+        GrantRefusal::OtherDeployment => ("grant_other_deployment", false),
+        GrantRefusal::OtherHome => ("grant_other_home", false),
+        GrantRefusal::ActionNotGranted => ("grant_action", false),
+        GrantRefusal::ChatNotGranted => ("grant_chat", false),
+        GrantRefusal::EpochBeforeRange | GrantRefusal::EpochAfterRange => ("grant_epoch", false),
+        GrantRefusal::DeviceUnknown
+        | GrantRefusal::DeviceExpired
+        | GrantRefusal::DeviceRevoked
+        | GrantRefusal::ChatUnknown
+        | GrantRefusal::ChatForked
+        | GrantRefusal::NotMember
+        | GrantRefusal::EpochBeforeMembership => (why.code(), false),
+    }
+}
+
+fn denied(why: GrantRefusal, detail: String) -> Failure {
+    let (code, sign_again) = denial(why);
+    let (status, title) = if sign_again {
+        (StatusCode::UNAUTHORIZED, "No grant that holds")
+    } else {
+        (StatusCode::FORBIDDEN, "Not allowed")
+    };
+    let failure = Failure::new(status, code, title, detail, why.text());
+    if sign_again {
+        failure.unauthenticated()
+    } else {
+        failure
+    }
+}
+
+/// A signed statement that was not taken. Codes are those of `authz` behind `statement_`.
+fn statement(code: &str, detail: String) -> Failure {
+    let (status, next) = match code {
+        "fork" | "behind" | "forked" => (
+            StatusCode::CONFLICT,
+            "read the members again and sign the statement anew on the head that they show",
+        ),
+        "device" | "unsigned" | "not_a_member" | "role" | "invite" | "not_public" => (
+            StatusCode::FORBIDDEN,
+            "let somebody sign who may, or do first what is missing",
+        ),
+        _ => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "correct the statement and sign it anew; docs/identity.md has its form",
+        ),
+    };
+    let title = "The statement is refused";
+    Failure::new(status, format!("statement_{code}"), title, detail, next)
+}
+
+fn spent(detail: String, retry_ms: u64, account: bool) -> Failure {
+    let (status, code, title) = if account {
+        let title = "The account had its share of keys for now";
+        (StatusCode::TOO_MANY_REQUESTS, "account_budget", title)
+    } else {
+        let title = "Custodians released all they release for now";
+        (StatusCode::SERVICE_UNAVAILABLE, "custodian_budget", title)
+    };
+    let next = "repeat the same request after retry_ms; fewer old epochs at a time need fewer keys";
+    Failure::new(status, code, title, detail, next).retry(retry_ms)
 }
 
 fn quorum(detail: String, problem: QuorumProblem, outcome: Outcome) -> Failure {

@@ -3,11 +3,12 @@
 use super::Mutant;
 use super::facts::Fact;
 use super::leader::{Leader, Ticket};
-use super::world::{DEPLOYMENT, Event, World, home};
+use super::people::PERSONS;
+use super::world::{DEPLOYMENT, Event, World};
 use quorate_engine::crypto::message::{self, RecordBinding, RecordKind};
 use quorate_engine::crypto::subkeys::Subkeys;
 use quorate_engine::custody::protocol::KeyRef;
-use quorate_engine::home::command::{EditMessage, Genesis, NewRecord, Reply, WriteMessages};
+use quorate_engine::home::command::{EditMessage, NewRecord, Reply, WriteMessages};
 use quorate_engine::home::{Command, read};
 use quorate_engine::types::{ChatId, MessageId, Revision};
 use rand::Rng;
@@ -32,8 +33,8 @@ pub enum Want {
 /// One operation, kept by its client until it is answered.
 #[derive(Clone, Debug)]
 pub struct Op {
-    /// The chat's genesis.
-    pub genesis: Genesis,
+    /// The chat's number.
+    pub number: u64,
     /// The chat.
     pub chat: ChatId,
     /// Its idempotency key.
@@ -42,6 +43,10 @@ pub struct Op {
     pub content: Vec<u8>,
     /// What it wants.
     pub want: Want,
+    /// Who wants it.
+    pub who: usize,
+    /// What a device of theirs signed when it was last asked for.
+    pub grant: String,
     /// Answered for good.
     pub done: bool,
     /// Answered with success.
@@ -66,9 +71,10 @@ fn device() -> String {
 
 impl World {
     /// A client begins something; returns its id.
-    pub fn begin(&mut self, genesis: Genesis, want: Want) -> u64 {
+    pub fn begin(&mut self, number: u64, want: Want) -> u64 {
         let id = self.next_id();
-        let chat = genesis.chat();
+        let chat = self.chat_id(number);
+        let who = self.pick(PERSONS);
         let mut content = vec![0; 24];
         self.rng.fill_bytes(&mut content);
         let idempotency = format!("op{id}");
@@ -82,11 +88,13 @@ impl World {
         self.ops.insert(
             id,
             Op {
-                genesis,
+                number,
                 chat,
                 idempotency,
                 content,
                 want,
+                who,
+                grant: String::new(),
                 done: false,
                 ok: false,
             },
@@ -97,17 +105,13 @@ impl World {
 
     /// A client sends its operation to whoever leads, or did a moment ago.
     pub fn submit(&mut self, op: u64) {
-        self.send(Event::Submit { op });
-    }
-
-    /// The genesis of the `n`th chat.
-    pub fn genesis(n: u64) -> Genesis {
-        Genesis {
-            deployment: DEPLOYMENT,
-            home: home(),
-            device: device(),
-            nonce: format!("chat{n}"),
+        let (who, number) = (self.ops[&op].who, self.ops[&op].number);
+        let who = self.asker(number, who);
+        let grant = self.grant(who, number);
+        if let Some(op) = self.ops.get_mut(&op) {
+            op.grant = grant;
         }
+        self.send(Event::Submit { op });
     }
 
     /// A leader works on what waits for this chat.
@@ -138,7 +142,10 @@ impl World {
         let row = read::chat(self.view(l), &op.chat).expect("memory does not fail");
         let Some(row) = row else {
             return match op.want {
-                Want::Create => self.op_propose(l, id, Command::CreateChat(op.genesis)),
+                Want::Create => {
+                    let command = self.creates(op.number);
+                    self.op_propose(l, id, command)
+                }
                 _ => self.say(l, id, Said::NotNow),
             };
         };
@@ -175,7 +182,7 @@ impl World {
         let Some(data_key) = self.leased(l, &key) else {
             // A new epoch finds custodians that the old one's key cannot be had from.
             let tries = l.ops.get(&id).map_or(0, |(turns, _)| *turns);
-            if tries > 3 || !self.collect(l, &[key]) {
+            if tries > 3 || !self.collect(l, &[key], &op.grant) {
                 self.open_epoch(l, op.chat);
             }
             return;
@@ -249,7 +256,7 @@ impl World {
         }
         if !missing.is_empty() {
             let tries = l.ops.get(&id).map_or(0, |(turns, _)| *turns);
-            if tries > 4 || !self.collect(l, &missing) {
+            if tries > 4 || !self.collect(l, &missing, &op.grant) {
                 self.say(l, id, Said::NotNow);
             }
             return;

@@ -3,6 +3,7 @@
 
 use super::Mutant;
 use super::facts::Fact;
+use super::overlay::{self, Blind};
 use super::record::Recorder;
 use super::watch::{Side, Watched};
 use quorate_engine::types::kv::{Kv, KvRead, Machine, MemKv, Position};
@@ -124,8 +125,10 @@ impl Cluster {
         let reply = if drift {
             Vec::new()
         } else {
+            let wide = (mutant == Some(Mutant::SkipsEpochs)).then(|| overlay::all_epochs(bytes));
+            let bytes = wide.as_ref().unwrap_or(bytes);
             self.machine
-                .apply(&mut kv, at, bytes)
+                .apply(&mut Blind::new(&mut kv, mutant, bytes), at, bytes)
                 .expect("memory does not fail")
         };
         let changes = kv.finish();

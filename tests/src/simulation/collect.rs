@@ -4,7 +4,7 @@ use super::Mutant;
 use super::facts::Fact;
 use super::leader::{Call, Leader};
 use super::world::{DEPLOYMENT, World, home};
-use quorate_engine::authz::home_authority;
+use quorate_engine::authz::grant::GrantHash;
 use quorate_engine::crypto::seal::{Receiver, ReleaseBinding, ShareBinding, release_info};
 use quorate_engine::crypto::subkeys;
 use quorate_engine::custody::protocol::*;
@@ -20,6 +20,7 @@ use std::sync::Arc;
 /// A running collection.
 pub struct Collect {
     chat: ChatId,
+    grant: String,
     collector: Collector,
     keys: Vec<(KeyRef, EpochNo, Arc<Policy>, [u8; 32])>,
     entries: BTreeMap<(CustodianId, KeyId), u64>,
@@ -36,7 +37,7 @@ impl Collect {
 
 impl World {
     /// Asks for keys, unless they are asked for already. False: none of them can be.
-    pub fn collect(&mut self, l: &mut Leader, keys: &[KeyRef]) -> bool {
+    pub fn collect(&mut self, l: &mut Leader, keys: &[KeyRef], grant: &str) -> bool {
         let mut all = Vec::new();
         let mut wanted = Vec::new();
         for key in keys {
@@ -67,6 +68,7 @@ impl World {
         let now = self.now;
         let collect = Collect {
             chat: first.chat,
+            grant: grant.to_owned(),
             collector: Collector::new(now, CollectorConfig::default(), wanted, BTreeMap::new()),
             keys: all,
             entries: BTreeMap::new(),
@@ -84,6 +86,7 @@ impl World {
         let Some(collect) = l.collects.get_mut(&id) else {
             return;
         };
+        let grant = collect.grant.clone();
         for ask in collect.collector.take_asks() {
             let mut request = [0; RequestId::LEN];
             self.rng.fill_bytes(&mut request);
@@ -95,6 +98,7 @@ impl World {
                 deployment: DEPLOYMENT,
                 lease_key: l.lease_key.public(),
                 reason: Reason::Read,
+                grant: grant.clone(),
                 keys: ask.keys.clone(),
             };
             let custodian = ask.custodian.clone();
@@ -178,7 +182,7 @@ impl World {
         }
         let node = l.node as u64 + 1;
         let context = ReleaseBinding {
-            authority: home_authority(&DEPLOYMENT, &home(), node),
+            authority: GrantHash::of(&collect.grant).0,
             node,
             lease_key: l.lease_key.public().hash(),
         };

@@ -2,17 +2,22 @@
 
 use super::Mutant;
 use super::cluster::Cluster;
-use super::facts::Fact;
+use super::facts::{Fact, Shown};
+use super::people::{People, window};
 use super::watch::Side;
 use super::world::{DEPLOYMENT, Event, T0_MS, World, home};
-use quorate_engine::audit::{Entry, KeyOutcome, entry_bytes};
-use quorate_engine::authz::{Authorised, Claimed, HomePeer, authorise_release};
+use quorate_engine::audit::{Entry, KeyOutcome, Log, entry_bytes};
+use quorate_engine::authz::grant::Grant;
+use quorate_engine::authz::identity::AuthorityRecord;
+use quorate_engine::authz::standing::DeviceStanding;
+use quorate_engine::authz::{Authorised, Claimed, HomePeer, authorise_peer};
 use quorate_engine::crypto::seal::{
     Receiver, RecipientKey, ReleaseBinding, Sender, ShareBinding, release_info,
 };
 use quorate_engine::crypto::sign::SigningKey;
 use quorate_engine::custody::protocol::*;
 use quorate_engine::custody::*;
+use quorate_engine::home::read;
 use quorate_engine::types::kv::{Machine, Position};
 use quorate_engine::types::{ChatId, CustodianId, KeyId, Mono, SessionId, Share, WrappingKey};
 use rand::RngExt;
@@ -38,6 +43,8 @@ pub enum Ticket {
     Restriction(Vec<Forbidden>),
     /// Abandonments.
     Abandon,
+    /// A statement of people.
+    Statement(u64),
     /// Nobody waits.
     Nobody,
 }
@@ -55,6 +62,8 @@ pub struct Unconfirmed {
     pub entry: u64,
     /// What it forbids.
     pub forbidden: Vec<Forbidden>,
+    /// The statement that people want acknowledged.
+    pub statement: Option<u64>,
 }
 
 struct Vault(WrappingKey);
@@ -109,7 +118,7 @@ impl Custodian {
         rng: &mut ChaCha20Rng,
     ) -> Self {
         let hash = *blake3::hash(&identity.public()).as_bytes();
-        let machine = Box::new(Custody::new(id.clone(), hash));
+        let machine = Box::new(Custody::new(id.clone(), hash).serving(DEPLOYMENT));
         let sealing = RecipientKey::generate(rng);
         let mut statement = SealingKeyStatement {
             custodian: id.clone(),
@@ -139,6 +148,24 @@ impl Custodian {
             departures: Departures::default(),
             former: BTreeMap::new(),
         }
+    }
+
+    /// The identity authority and the home, registered by its operators.
+    pub fn registrations(record: AuthorityRecord) -> Vec<Command> {
+        let reason = || "agreed".to_owned();
+        vec![
+            Command::RegisterAuthority(RegisterAuthority {
+                operator: operator(),
+                reason: reason(),
+                record,
+            }),
+            Command::RegisterHome(RegisterHome {
+                operator: operator(),
+                reason: reason(),
+                home: home(),
+                entity: "Home LLC".into(),
+            }),
+        ]
     }
 
     /// What it must have committed before it serves.
@@ -234,7 +261,7 @@ fn authorised(node: u64) -> Authorised {
         home: home.clone(),
         node: Some(node),
     };
-    authorise_release(&DEPLOYMENT, &BTreeSet::from([home]), &peer, &claimed)
+    authorise_peer(&DEPLOYMENT, &BTreeSet::from([home]), &peer, &claimed)
         .expect("the home is known")
 }
 
@@ -297,8 +324,26 @@ impl World {
                 }
             }
             CustodianRequest::Release(request) => {
-                let command = prepare_release(&c.place, &who, request)
-                    .expect("the home sends well-formed releases");
+                // A device that was revoked has a key all the same, for a bug that forgets it was.
+                let forgets = self.mutant == Some(Mutant::SkipsDevices);
+                let looked_up = |account: &_, id: &_| {
+                    let kv = c.cluster.kv();
+                    let at = Log::load(kv).expect("the log loads").time_for(now);
+                    let standing = device(kv, account, id, at).expect("memory does not fail");
+                    Ok(match self.people.public_of(id).filter(|_| forgets) {
+                        Some(public) => DeviceStanding::Live { public },
+                        None => standing,
+                    })
+                };
+                let command = match prepare_release(&c.place, &who, request, looked_up) {
+                    Ok(command) => command,
+                    Err(RequestError::GrantLength(_)) => {
+                        let reason = "no grant".to_owned();
+                        let reply = CustodianReply::Invalid { reason };
+                        return self.answer(number, leader, call, reply, false);
+                    }
+                    Err(e) => unreachable!("the home sends well-formed releases: {e}"),
+                };
                 if self.mutant == Some(Mutant::ReleasesBeforeCommit) {
                     // Decided on a copy of the state, and answered at once.
                     let mut copy = c.cluster.kv().clone();
@@ -307,7 +352,8 @@ impl World {
                         term: c.cluster.term,
                         index: c.cluster.log.len() as u64 + 1,
                     };
-                    let identity = Custody::new(c.place.custodian.clone(), [0; 32]);
+                    let identity =
+                        Custody::new(c.place.custodian.clone(), [0; 32]).serving(DEPLOYMENT);
                     let reply = identity
                         .apply(&mut copy, at, &bytes)
                         .expect("memory does not fail");
@@ -420,6 +466,21 @@ impl World {
                         restricted: c.departures.restricted(at.term, self.now),
                         entry: applied.entry.index,
                         forbidden,
+                        statement: None,
+                    };
+                    self.confirm(number, waits);
+                }
+            }
+            Ticket::Statement(statement) => {
+                let applied = done.remove(0).into_value();
+                if let Effect::Chained { .. } | Effect::Unchanged = applied.effect {
+                    let c = &mut self.custodians[number];
+                    let waits = Unconfirmed {
+                        incarnation: c.incarnation,
+                        restricted: c.departures.restricted(at.term, self.now),
+                        entry: applied.entry.index,
+                        forbidden: Vec::new(),
+                        statement: Some(statement),
                     };
                     self.confirm(number, waits);
                 }
@@ -428,7 +489,7 @@ impl World {
         }
     }
 
-    /// Tells the operators that a restriction is done, now or when it is.
+    /// Tells operators or people that a restriction is done, now or when it is.
     pub fn confirm(&mut self, number: usize, waits: Unconfirmed) {
         let c = &self.custodians[number];
         if waits.incarnation != c.incarnation {
@@ -442,6 +503,12 @@ impl World {
             return self.later(delay, Event::Confirm { number, waits });
         }
         let custodian = c.place.custodian.clone();
+        if let Some(statement) = waits.statement {
+            self.send(Event::Acknowledged {
+                custodian: number,
+                statement,
+            });
+        }
         for (chat, key_id) in waits.forbidden {
             self.recorder.fact(Fact::Confirmed {
                 custodian: custodian.clone(),
@@ -504,13 +571,26 @@ impl World {
             if matches!(share, ShareResult::Share { .. }) {
                 let custodian = c.place.custodian.clone();
                 let recorded = recorded(&key.key_id);
-                let entry = answer.receipt.entry;
+                let number = answer.receipt.entry;
                 self.recorder.fact(Fact::Left {
-                    custodian,
+                    custodian: custodian.clone(),
                     key: *key,
-                    entry,
+                    entry: number,
                     recorded,
                 });
+                let shard = &self.shards[usize::from(key.chat.0[0]) % self.shards.len()];
+                let dealt = read::epoch_of(shard.kv(), key).expect("memory does not fail");
+                if let (Some(entry), Some((epoch, _))) = (&entry, dealt) {
+                    self.recorder.fact(Fact::Granted {
+                        custodian,
+                        key: *key,
+                        epoch,
+                        entry: number,
+                        time_ms: entry.time_ms,
+                        request: request.request,
+                        shown: shown(&self.people, request, key),
+                    });
+                }
             }
         }
         self.answer(number, leader, call, CustodianReply::Release(answer), lie);
@@ -529,6 +609,26 @@ impl World {
             });
         }
     }
+}
+
+/// What the request's grant says of a key, read by whoever looks on.
+fn shown(people: &People, request: &ReleaseRequest, key: &KeyRef) -> Option<Shown> {
+    let grant = Grant::parse(&request.grant).ok()?;
+    let claims = grant.claims();
+    let ours = claims.home == home() && claims.deployment == DEPLOYMENT;
+    let public = people.public_of(grant.device());
+    let (from_ms, until_ms) = window(claims);
+    let range = claims.chats.iter().find(|c| c.chat == key.chat);
+    Some(Shown {
+        hash: grant.hash().0,
+        account: claims.account,
+        device: *grant.device(),
+        signed: ours && public.is_some_and(|public| grant.verify(&public).is_ok()),
+        from_ms,
+        until_ms,
+        range: range.map(|r| (r.from, r.to)),
+        ceiling: claims.ceiling,
+    })
 }
 
 /// Puts random shares, well sealed, in place of the true ones.

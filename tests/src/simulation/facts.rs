@@ -3,8 +3,36 @@
 //! messages that left a machine, never from what the code under test says of itself.
 
 use quorate_engine::custody::protocol::KeyRef;
-use quorate_engine::types::{ChatId, CustodianId, KeyId, MessageId, PolicyId, Revision};
+use quorate_engine::types::{
+    AccountId, ChatId, CustodianId, DeviceId, EpochNo, KeyId, MessageId, PolicyId, RequestId,
+    Revision, WallMs,
+};
 use std::collections::BTreeSet;
+
+/// What statements are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// A device as one of an account.
+    Device(AccountId, DeviceId),
+    /// An account as a member of a chat.
+    Member(ChatId, AccountId),
+}
+
+/// A grant, as whoever looks on reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // Fields are what their names say.
+pub struct Shown {
+    pub hash: [u8; 32],
+    pub account: AccountId,
+    pub device: DeviceId,
+    /// That device signed it, for this home in this deployment.
+    pub signed: bool,
+    pub from_ms: WallMs,
+    pub until_ms: WallMs,
+    /// The epochs of the key's chat, if it names that.
+    pub range: Option<(EpochNo, Option<EpochNo>)>,
+    pub ceiling: u32,
+}
 
 /// One thing that happened. `cluster` numbers home shards first, then custodians.
 #[derive(Clone, Debug)]
@@ -72,6 +100,39 @@ pub enum Fact {
         entry: u64,
         recorded: bool,
     },
+    /// The share that just left did so under this grant.
+    Granted {
+        custodian: CustodianId,
+        key: KeyRef,
+        epoch: EpochNo,
+        entry: u64,
+        time_ms: WallMs,
+        request: RequestId,
+        shown: Option<Shown>,
+    },
+    /// By the statement in entry `entry` of a custodian's log, a device is good until this time
+    /// or a member may read from this epoch on; `None`: no longer.
+    Stands {
+        custodian: CustodianId,
+        entry: u64,
+        subject: Subject,
+        value: Option<u64>,
+    },
+    /// A custodian that was set back has so many log entries now.
+    Cut {
+        custodian: CustodianId,
+        entries: u64,
+    },
+    /// Someone was told that a statement which shuts out a device, or an account from a
+    /// chat, is done. `would`: the smallest sets of custodians that satisfy the policy.
+    Barred {
+        chat: Option<ChatId>,
+        account: AccountId,
+        device: Option<DeviceId>,
+        would: Vec<BTreeSet<CustodianId>>,
+    },
+    /// Someone signs that an account comes into a chat.
+    Welcomed { chat: ChatId, account: AccountId },
     /// A custodian's operators were told that their shred or freeze at log entry `entry` is
     /// done: of this key, of all keys of this chat, or (both `None`) of all.
     Confirmed {

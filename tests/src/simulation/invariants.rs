@@ -6,8 +6,10 @@
 //! Those marked *no rollback* let a custodian be once its disks were set back:
 //! nothing detects that yet, and it may forget shares, tombstones and freezes.
 
-use super::facts::Fact;
-use quorate_engine::types::{ChatId, CustodianId, KeyId, MessageId, Revision};
+use super::facts::{Fact, Subject};
+use quorate_engine::types::{
+    AccountId, ChatId, CustodianId, DeviceId, KeyId, MessageId, RequestId, Revision,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A judge.
@@ -32,6 +34,8 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<OpensWithEnough>::default(),
         Box::<AbandonedStaysShut>::default(),
         Box::<RecordedFirst>::default(),
+        Box::<NothingWithoutGrant>::default(),
+        Box::<RevokedReadsNothing>::default(),
         Box::<TombstonesStand>::default(),
         Box::<ConfirmedIsFinal>::default(),
         Box::<IdsHaveNoGaps>::default(),
@@ -172,6 +176,100 @@ judge! {
     RecordedFirst {} |me, fact| {
         if let Fact::Left { custodian, key, recorded, .. } = fact {
             must(*recorded, || format!("{custodian} let a share of {} go without a committed record", key.key_id))?;
+        }
+    }
+}
+/// Log entries of one custodian that say where a subject stands, oldest first.
+type Stood = Vec<(u64, Option<u64>)>;
+
+judge! {
+    /// No share leaves a custodian unless a grant covers its chat and epoch, signed by a
+    /// device that was live, of an account that was a member, before the release in that
+    /// custodian's own log; in time, and within the grant's ceiling.
+    NothingWithoutGrant {
+        stood: BTreeMap<(CustodianId, Subject), Stood>,
+        spent: BTreeMap<(CustodianId, [u8; 32]), BTreeSet<(u64, RequestId, KeyId)>>,
+    } |me, fact| {
+        match fact {
+            Fact::Stands { custodian, entry, subject, value } => {
+                me.stood.entry((custodian.clone(), *subject)).or_default().push((*entry, *value));
+            }
+            Fact::Cut { custodian, entries } => {
+                for (_, stood) in me.stood.iter_mut().filter(|((c, _), _)| c == custodian) {
+                    stood.retain(|(entry, _)| entry < entries);
+                }
+                for (_, spent) in me.spent.iter_mut().filter(|((c, _), _)| c == custodian) {
+                    spent.retain(|(entry, ..)| entry < entries);
+                }
+            }
+            Fact::Granted { custodian, key, epoch, entry, time_ms, request, shown } => {
+                let what = format!("{custodian} released {} at entry {entry}", key.key_id);
+                let Some(shown) = shown else {
+                    return Err(format!("{what} and nobody can read its grant"));
+                };
+                must(shown.signed, || format!("{what} under a grant that its device did not sign for this home"))?;
+                must((shown.from_ms..shown.until_ms).contains(time_ms), || format!("{what} at {time_ms}, when its grant was not good"))?;
+                let covered = shown.range.is_some_and(|(from, to)| from <= *epoch && to.is_none_or(|to| *epoch <= to));
+                must(covered, || format!("{what}, and epoch {epoch} is not granted"))?;
+                let before = |subject| {
+                    let stood = me.stood.get(&(custodian.clone(), subject))?;
+                    stood.iter().rev().find(|(at, _)| at < entry)?.1
+                };
+                let live = before(Subject::Device(shown.account, shown.device)).is_some_and(|until| *time_ms < until);
+                must(live, || format!("{what} by a device that was not live there"))?;
+                let member = before(Subject::Member(key.chat, shown.account)).is_some_and(|from| from <= u64::from(*epoch));
+                must(member, || format!("{what} for an account that may not read epoch {epoch} there"))?;
+                let spent = me.spent.entry((custodian.clone(), shown.hash)).or_default();
+                let again = spent.iter().any(|(_, r, k)| (r, k) == (request, &key.key_id));
+                if !again {
+                    spent.insert((*entry, *request, key.key_id));
+                }
+                must(spent.len() <= shown.ceiling as usize, || format!("{what}, which is more than the ceiling of {}", shown.ceiling))?;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whom a statement shut out, and who released to them since.
+struct Bar {
+    chat: Option<ChatId>,
+    account: AccountId,
+    device: Option<DeviceId>,
+    would: Vec<BTreeSet<CustodianId>>,
+    released: BTreeMap<KeyId, BTreeSet<CustodianId>>,
+}
+
+judge! {
+    /// Once a blocking set has acknowledged that an account was removed from a chat, or a
+    /// device revoked, no key leaves for it at a set that satisfies the policy (*no rollback*).
+    RevokedReadsNothing { bars: Vec<Bar>, excused: BTreeSet<CustodianId> } |me, fact| {
+        match fact {
+            Fact::RolledBack { custodian } => {
+                me.excused.insert(custodian.clone());
+            }
+            Fact::Barred { chat, account, device, would } => me.bars.push(Bar {
+                chat: *chat,
+                account: *account,
+                device: *device,
+                would: would.clone(),
+                released: BTreeMap::new(),
+            }),
+            Fact::Welcomed { chat, account } => me.bars.retain(|b| (b.chat, b.account) != (Some(*chat), *account)),
+            Fact::Granted { custodian, key, shown: Some(shown), .. } if !me.excused.contains(custodian) => {
+                let concerned = |b: &&mut Bar| {
+                    b.account == shown.account
+                        && b.chat.is_none_or(|c| c == key.chat)
+                        && b.device.is_none_or(|d| d == shown.device)
+                };
+                for bar in me.bars.iter_mut().filter(concerned) {
+                    let released = bar.released.entry(key.key_id).or_default();
+                    released.insert(custodian.clone());
+                    let enough = bar.would.iter().any(|set| set.is_subset(released));
+                    must(!enough, || format!("{} left at {released:?} for someone who was out by then", key.key_id))?;
+                }
+            }
+            _ => {}
         }
     }
 }

@@ -306,6 +306,7 @@ impl World {
                 let Some(sealed) = &leaf.sealed else { continue };
                 let item = SealedItem {
                     chat,
+                    epoch: intent.epoch,
                     key_id: intent.key_id,
                     policy: intent.policy,
                     commitment: leaf.commitment,

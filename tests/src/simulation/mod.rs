@@ -1,7 +1,7 @@
 //! A whole deployment in one process, without a network, from one seed.
 //!
 //! ```text
-//!  seed ─▶ run ─▶ World { shards, leaders, custodians, clients, queue }
+//!  seed ─▶ run ─▶ World { shards, leaders, custodians, people, clients, queue }
 //!                   │ rows written, messages sent, answers given
 //!                   ▼
 //!                 Fact ─▶ invariants (one judge each) ─▶ Outcome { hash, broken, tail }
@@ -13,12 +13,14 @@
 //! cluster whose proposals commit, commit unreported or vanish; leaders die
 //! between any two steps and deposed ones go on until they notice; messages
 //! are lost, repeated, late; wall clocks are an hour off; custodians stop, lie,
-//! restart or are set back to older disks.
+//! restart or are set back to older disks. People come into chats and go, their
+//! devices are revoked; and whoever took the home asks with grants that do not hold.
 //!
 //! The form (weighted random actions, recorded events, named invariants after
 //! each, then liveness) is learnt from Oxide's trust-quorum cluster test and
 //! openraft's turmoil invariants. Not simulated: raft itself, disks, TLS, HTTP,
-//! key rotation, expiry, closing of epochs by age or number, changes of policy.
+//! key rotation, expiry, closing of epochs by age or number, changes of policy,
+//! forked chains, and whom the home itself turns away.
 
 pub mod clients;
 pub mod cluster;
@@ -27,6 +29,8 @@ pub mod custodian;
 pub mod facts;
 pub mod invariants;
 pub mod leader;
+mod overlay;
+pub mod people;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod planted;
@@ -64,11 +68,21 @@ pub enum Mutant {
     StoresInTheClear,
     /// Clients are answered before their write is committed.
     AcknowledgesEarly,
+    /// Custodians take everyone for a member.
+    SkipsMembers,
+    /// Custodians take a revoked device for a live one.
+    SkipsDevices,
+    /// Custodians take a grant for one of all epochs of its chats.
+    SkipsEpochs,
+    /// Custodians forget what was spent of a grant.
+    SkipsCeilings,
+    /// People call a removal done as soon as one custodian acknowledged it.
+    DoneTooEarly,
 }
 
 impl Mutant {
     /// All, with the invariant that is to catch each.
-    pub const ALL: [(Mutant, &'static str); 12] = [
+    pub const ALL: [(Mutant, &'static str); 17] = [
         (Mutant::SendsBeforeCommit, "IntentBeforeSend"),
         (Mutant::OpensTooEarly, "OpensWithEnough"),
         (Mutant::ReleasesBeforeCommit, "RecordedFirst"),
@@ -81,5 +95,10 @@ impl Mutant {
         (Mutant::HidesLiars, "LiarsAreBlamed"),
         (Mutant::StoresInTheClear, "OnlySealed"),
         (Mutant::AcknowledgesEarly, "NothingAcknowledgedIsLost"),
+        (Mutant::SkipsMembers, "NothingWithoutGrant"),
+        (Mutant::SkipsDevices, "NothingWithoutGrant"),
+        (Mutant::SkipsEpochs, "NothingWithoutGrant"),
+        (Mutant::SkipsCeilings, "NothingWithoutGrant"),
+        (Mutant::DoneTooEarly, "RevokedReadsNothing"),
     ];
 }

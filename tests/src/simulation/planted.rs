@@ -1,9 +1,9 @@
 //! For each invariant a history that it must refuse, and refuse only at its end.
 
-use super::facts::Fact;
+use super::facts::{Fact, Shown, Subject};
 use super::invariants::all;
 use quorate_engine::custody::protocol::KeyRef;
-use quorate_engine::types::{ChatId, CustodianId, KeyId};
+use quorate_engine::types::{AccountId, ChatId, CustodianId, DeviceId, KeyId, RequestId};
 use std::collections::BTreeSet;
 
 const KEY: KeyRef = KeyRef {
@@ -55,6 +55,72 @@ fn left_at(entry: u64, recorded: bool) -> Fact {
         key: KEY,
         entry,
         recorded,
+    }
+}
+const WHO: AccountId = AccountId([3; 32]);
+const PHONE: DeviceId = DeviceId([4; 32]);
+
+/// Under a grant of epoch 5 alone, for one key, good from 10 until 20.
+fn shown() -> Shown {
+    Shown {
+        hash: [5; 32],
+        account: WHO,
+        device: PHONE,
+        signed: true,
+        from_ms: 10,
+        until_ms: 20,
+        range: Some((5, Some(5))),
+        ceiling: 1,
+    }
+}
+fn granted_at(custodian: &str, entry: u64, epoch: u32, shown: Option<Shown>) -> Fact {
+    Fact::Granted {
+        custodian: id(custodian),
+        key: KEY,
+        epoch,
+        entry,
+        time_ms: 15,
+        request: RequestId([entry as u8; 16]),
+        shown,
+    }
+}
+/// Another such grant.
+fn other() -> Shown {
+    let hash = [6; 32];
+    Shown { hash, ..shown() }
+}
+fn granted(shown: Shown) -> Fact {
+    granted_at("ch", 9, 5, Some(shown))
+}
+fn stands(entry: u64, subject: Subject, value: Option<u64>) -> Fact {
+    Fact::Stands {
+        custodian: id("ch"),
+        entry,
+        subject,
+        value,
+    }
+}
+const DEVICE: Subject = Subject::Device(WHO, PHONE);
+const MEMBER: Subject = Subject::Member(KEY.chat, WHO);
+
+/// Everything a release needs, by entries 1 and 2, and one that is fine.
+fn known() -> Vec<Fact> {
+    vec![
+        stands(1, DEVICE, Some(100)),
+        stands(2, MEMBER, Some(5)),
+        granted(shown()),
+    ]
+}
+fn and(mut before: Vec<Fact>, last: Vec<Fact>) -> Vec<Fact> {
+    before.extend(last);
+    before
+}
+fn barred(chat: Option<ChatId>, device: Option<DeviceId>) -> Fact {
+    Fact::Barred {
+        chat,
+        account: WHO,
+        device,
+        would: vec![[id("ch"), id("is")].into(), [id("br"), id("is")].into()],
     }
 }
 fn stone() -> Fact {
@@ -165,6 +231,141 @@ fn histories() -> Vec<(&'static str, Vec<Fact>)> {
         ),
         ("AbandonedStaysShut", vec![abandoned(), read(1)]),
         ("RecordedFirst", vec![left(true), left(false)]),
+        (
+            "NothingWithoutGrant",
+            vec![stands(1, DEVICE, Some(100)), granted(shown())],
+        ),
+        (
+            "NothingWithoutGrant",
+            vec![stands(2, MEMBER, Some(5)), granted(shown())],
+        ),
+        // The statements count from their own entry on, and from there on only.
+        (
+            "NothingWithoutGrant",
+            and(
+                known(),
+                vec![
+                    stands(10, MEMBER, None),
+                    granted(shown()),
+                    granted_at("ch", 11, 5, Some(other())),
+                ],
+            ),
+        ),
+        (
+            "NothingWithoutGrant",
+            and(known(), vec![stands(8, DEVICE, None), granted(shown())]),
+        ),
+        (
+            "NothingWithoutGrant",
+            and(known(), vec![stands(3, DEVICE, Some(15)), granted(shown())]),
+        ),
+        (
+            "NothingWithoutGrant",
+            and(known(), vec![stands(3, MEMBER, Some(6)), granted(shown())]),
+        ),
+        (
+            "NothingWithoutGrant",
+            and(known(), vec![granted_at("ch", 9, 5, None)]),
+        ),
+        (
+            "NothingWithoutGrant",
+            and(
+                known(),
+                vec![granted(Shown {
+                    signed: false,
+                    ..shown()
+                })],
+            ),
+        ),
+        (
+            "NothingWithoutGrant",
+            and(
+                known(),
+                vec![granted(Shown {
+                    from_ms: 16,
+                    ..shown()
+                })],
+            ),
+        ),
+        (
+            "NothingWithoutGrant",
+            and(
+                known(),
+                vec![granted(Shown {
+                    until_ms: 15,
+                    ..shown()
+                })],
+            ),
+        ),
+        (
+            "NothingWithoutGrant",
+            and(
+                known(),
+                vec![granted(Shown {
+                    range: None,
+                    ..shown()
+                })],
+            ),
+        ),
+        (
+            "NothingWithoutGrant",
+            and(known(), vec![granted_at("ch", 9, 6, Some(shown()))]),
+        ),
+        // Repeated it counts once; asked for anew it counts again, unless that was cut off.
+        (
+            "NothingWithoutGrant",
+            and(
+                known(),
+                vec![
+                    granted(shown()),
+                    Fact::Cut {
+                        custodian: id("ch"),
+                        entries: 9,
+                    },
+                    granted_at("ch", 10, 5, Some(shown())),
+                    granted_at("ch", 11, 5, Some(shown())),
+                ],
+            ),
+        ),
+        (
+            "NothingWithoutGrant",
+            and(
+                known(),
+                vec![
+                    Fact::Cut {
+                        custodian: id("ch"),
+                        entries: 2,
+                    },
+                    granted(shown()),
+                ],
+            ),
+        ),
+        (
+            "RevokedReadsNothing",
+            vec![
+                granted_at("ch", 1, 5, Some(shown())),
+                barred(Some(KEY.chat), None),
+                granted_at("br", 2, 5, Some(shown())),
+                granted_at("ch", 3, 5, Some(shown())),
+                granted_at("is", 4, 5, Some(shown())),
+            ],
+        ),
+        (
+            "RevokedReadsNothing",
+            vec![
+                barred(Some(KEY.chat), None),
+                barred(None, Some(DeviceId([9; 32]))),
+                Fact::Welcomed {
+                    chat: KEY.chat,
+                    account: WHO,
+                },
+                granted_at("ch", 3, 5, Some(shown())),
+                granted_at("is", 4, 5, Some(shown())),
+                barred(None, Some(PHONE)),
+                granted_at("ch", 5, 5, Some(shown())),
+                granted_at("is", 6, 5, Some(shown())),
+            ],
+        ),
         (
             "TombstonesStand",
             vec![left(true), stone(), left_at(3, true), left(true)],
@@ -290,6 +491,15 @@ fn what_was_set_back_is_excused_where_that_is_said() {
         (
             "ConfirmedIsFinal",
             vec![confirmed(None, None), back.clone(), left_at(3, true)],
+        ),
+        (
+            "RevokedReadsNothing",
+            vec![
+                barred(None, Some(PHONE)),
+                back.clone(),
+                granted_at("ch", 3, 5, Some(shown())),
+                granted_at("is", 4, 5, Some(shown())),
+            ],
         ),
         ("OpensWithEnough", vec![back, opened(Some(1), false)]),
     ] {

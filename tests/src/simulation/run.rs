@@ -4,15 +4,20 @@ use super::Mutant;
 use super::clients::Want;
 use super::custodian::{Custodian, Lie};
 use super::facts::Fact;
-use super::world::World;
+use super::people::PERSONS;
+use super::world::{DEPLOYMENT, Event, World, home};
 use quorate_engine::audit::{Hash, Log, empty_root, entry_bytes, leaf_hash, node_hash};
-use quorate_engine::custody::protocol::{FreezeScope, KeyRef};
+use quorate_engine::custody::protocol::{
+    CustodianRequest, FreezeScope, KeyRef, Reason, ReleaseRequest,
+};
 use quorate_engine::custody::{Held, share};
 use quorate_engine::home::read;
-use quorate_engine::types::{ChatId, CustodianId};
+use quorate_engine::types::{ChatId, CustodianId, RequestId};
 use rand::RngExt;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// How far custodians' clocks are off at most, and the life of a grant.
+const CLOCKS_CATCH_UP_MS: u64 = 2 * 600_000;
 /// Events within which a healed deployment must come to rest.
 const REST_EVENTS_MAX: usize = 60_000;
 
@@ -69,10 +74,10 @@ fn outcome(world: World) -> Outcome {
 /// One random action of a client, an operator or bad luck.
 fn act(w: &mut World, rollbacks: bool) {
     let (shard, number) = (w.pick(w.shards.len()), w.pick(w.custodians.len()));
-    match w.rng.random_range(0..100) {
+    match w.rng.random_range(0..116) {
         0..8 if w.chats < 4 => {
-            w.chats += 1;
-            w.begin(World::genesis(w.chats), Want::Create);
+            w.chats = w.found();
+            w.begin(w.chats, Want::Create);
         }
         0..30 => client(w, Want::Append),
         30..37 => {
@@ -128,7 +133,7 @@ fn act(w: &mut World, rollbacks: bool) {
             if let Some(l) = w.leaders.get_mut(&leader) {
                 l.skew_ms = skew;
             }
-            w.custodians[number].skew_ms = -skew;
+            w.custodians[number].skew_ms = w.custodian_skew();
             w.recorder.did(format!("clocks jump by {skew} ms"));
         }
         95..97 => {
@@ -136,15 +141,80 @@ fn act(w: &mut World, rollbacks: bool) {
             w.now += jump;
             w.recorder.did(format!("{jump} ms pass"));
         }
-        97.. if rollbacks => roll_back(w, number),
+        97..100 if rollbacks => roll_back(w, number),
+        100..108 => w.change_people(),
+        108.. => intrude(w),
         _ => lag(w),
+    }
+}
+
+/// Whoever took the home asks every custodian for a key, with a grant of someone who may
+/// have been removed or revoked, or one that does not cover the key, or more than it allows.
+fn intrude(w: &mut World) {
+    if w.chats == 0 {
+        return;
+    }
+    let n = w.rng.random_range(1..=w.chats);
+    let chat = w.chat_id(n);
+    let keys = dealings(w, &chat);
+    if keys.is_empty() {
+        return;
+    }
+    let key = keys[w.pick(keys.len())];
+    let shard = w.shards[w.shard_of(&chat)].kv();
+    let (epoch, _) = read::epoch_of(shard, &key)
+        .expect("memory does not fail")
+        .expect("it was dealt");
+    let who = w.pick(PERSONS);
+    let device = w.pick(w.people.persons[who].devices.len());
+    let mut claims = w.claims(who, n);
+    let trick = w.pick(8);
+    let mut requests = 1;
+    match trick {
+        0 => claims.chats[0].from = epoch + 1,
+        1 if epoch > 0 => claims.chats[0].to = Some(epoch - 1),
+        2 => (claims.ceiling, requests) = (1, 2),
+        3 => claims.not_before_s += 400,
+        4 => {
+            (claims.not_before_s, claims.expires_s) =
+                (claims.not_before_s - 840, claims.not_before_s)
+        }
+        _ => {}
+    }
+    let grant = match trick {
+        5 => w.forged(who, device, claims),
+        6 if w.chance(20) => String::new(),
+        _ => w.signed(who, device, claims),
+    };
+    w.recorder
+        .did(format!("someone asks for {} by trick {trick}", key.key_id));
+    for _ in 0..requests {
+        for custodian in 0..w.custodians.len() {
+            let request = ReleaseRequest {
+                request: RequestId(w.bytes()),
+                home: home(),
+                node: 1,
+                deployment: DEPLOYMENT,
+                lease_key: w.thief.public(),
+                reason: Reason::Read,
+                grant: grant.clone(),
+                keys: vec![key],
+            };
+            w.send(Event::Request {
+                leader: 0,
+                call: 0,
+                custodian,
+                node: 1,
+                request: Box::new(CustodianRequest::Release(request)),
+            });
+        }
     }
 }
 
 fn client(w: &mut World, want: Want) {
     if w.chats > 0 {
         let chat = w.rng.random_range(1..=w.chats);
-        w.begin(World::genesis(chat), want);
+        w.begin(chat, want);
     }
 }
 
@@ -152,7 +222,8 @@ fn scope(w: &mut World) -> FreezeScope {
     if w.chats == 0 || w.chance(30) {
         return FreezeScope::All;
     }
-    FreezeScope::Chat(World::genesis(w.rng.random_range(1..=w.chats)).chat())
+    let n = w.rng.random_range(1..=w.chats);
+    FreezeScope::Chat(w.chat_id(n))
 }
 
 /// All dealings of a chat that the home knows of.
@@ -174,7 +245,8 @@ fn shred(w: &mut World, number: usize) {
     if w.chats == 0 {
         return;
     }
-    let chat = World::genesis(w.rng.random_range(1..=w.chats)).chat();
+    let n = w.rng.random_range(1..=w.chats);
+    let chat = w.chat_id(n);
     let keys = dealings(w, &chat);
     let everywhere = w.chance(30);
     for n in 0..w.custodians.len() {
@@ -216,26 +288,43 @@ fn roll_back(w: &mut World, number: usize) {
     let back = w.rng.random_range(0..10);
     let length = c.cluster.log.len().saturating_sub(back).max(1);
     c.cluster.roll_back(length, &mut w.recorder);
+    let log = Log::load(c.cluster.kv()).expect("the log loads");
+    let custodian = c.place.custodian.clone();
+    let entries = log.size();
+    w.recorder.fact(Fact::Cut { custodian, entries });
+}
+
+/// A leader whose clock is right: one that is slow takes a chat's genesis for one of the future.
+fn elect_well(w: &mut World, shard: usize, node: usize) {
+    w.elect(shard, node);
+    let leader = w.leading[shard];
+    if let Some(l) = w.leaders.get_mut(&leader) {
+        l.skew_ms = 0;
+    }
 }
 
 /// Faults end. Nothing that was lost is given back.
 fn heal(w: &mut World) {
     w.lossy = false;
+    // Log time may be ahead by as much as a clock was: grants count from there on.
+    w.now += CLOCKS_CATCH_UP_MS;
     for n in 0..w.custodians.len() {
         w.custodians[n].stopped = false;
         w.custodians[n].lie = None;
         w.elect_custodian(n);
+        w.custodians[n].skew_ms = 0;
         let scopes: Vec<_> = (1..=w.chats)
-            .map(|c| FreezeScope::Chat(World::genesis(c).chat()))
+            .map(|c| FreezeScope::Chat(w.chat_id(c)))
             .collect();
         for scope in scopes.into_iter().chain([FreezeScope::All]) {
             w.operate(n, Custodian::operators(Some(false), scope, Vec::new()));
         }
     }
+    w.pass_everything_on();
     w.leaders.clear();
     for shard in 0..w.shards.len() {
         let node = w.pick(3);
-        w.elect(shard, node);
+        elect_well(w, shard, node);
     }
     w.recorder.did("healed");
 }
@@ -250,10 +339,7 @@ fn rest(w: &mut World) {
         .collect();
     settle(w, &open);
     let chats: Vec<u64> = (1..=w.chats).collect();
-    let writes: Vec<u64> = chats
-        .iter()
-        .map(|c| w.begin(World::genesis(*c), Want::Append))
-        .collect();
+    let writes: Vec<u64> = chats.iter().map(|c| w.begin(*c, Want::Append)).collect();
     settle(w, &writes);
     for op in &writes {
         if !w.ops[op].ok {
@@ -264,13 +350,13 @@ fn rest(w: &mut World) {
     // Cold: nobody has a lease.
     for shard in 0..w.shards.len() {
         let old = w.leading[shard];
-        w.elect(shard, 0);
+        elect_well(w, shard, 0);
         w.leaders.remove(&old);
     }
     for chat in chats {
-        let id = World::genesis(chat).chat();
+        let id = w.chat_id(chat);
         let readable = dealings(w, &id).iter().all(|k| obtainable(w, k));
-        let op = w.begin(World::genesis(chat), Want::Read);
+        let op = w.begin(chat, Want::Read);
         settle(w, &[op]);
         if readable && !w.ops[&op].ok {
             w.recorder.fact(Fact::Unfinished {

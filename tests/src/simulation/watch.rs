@@ -2,11 +2,13 @@
 //! fact, a digest of the whole state is kept, and what is written is searched
 //! for secrets that may never be there.
 
-use super::facts::Fact;
+use super::facts::{Fact, Subject};
 use super::record::Recorder;
 use quorate_engine::audit::Log;
+use quorate_engine::authz::identity::{AccountChange, AccountPayload, account_id, device_id};
+use quorate_engine::authz::membership::{ChatChange, ChatPayload, chat_id};
 use quorate_engine::custody::protocol::KeyRef;
-use quorate_engine::custody::{Proposal, ShareRow, TABLES, Tombstone};
+use quorate_engine::custody::{LinkRow, Proposal, ShareRow, TABLES, Tombstone};
 use quorate_engine::home::read;
 use quorate_engine::home::rows::{self, DealingRow, EpochRow, IdempotencyRow, RecordRow, table};
 use quorate_engine::types::codec;
@@ -227,7 +229,20 @@ fn custodian_row(
     recorder: &mut Recorder,
 ) {
     let custodian = id.clone();
-    if key[0] == custody_table("tombstone") {
+    if key[0] == custody_table("statement")
+        && let Some(value) = value
+        && !before
+    {
+        let row: LinkRow = codec::decode("statement", 1, value).expect("applied rows decode");
+        if let Some((subject, value)) = says(key[1] == 0, &row) {
+            recorder.fact(Fact::Stands {
+                custodian: custodian.clone(),
+                entry: row.entry,
+                subject,
+                value,
+            });
+        }
+    } else if key[0] == custody_table("tombstone") {
         let key_id = KeyId(array(&key[1..17]));
         recorder.fact(match value {
             Some(value) => {
@@ -256,4 +271,42 @@ fn custodian_row(
             commitment: row.commitment,
         });
     }
+}
+
+/// What a statement says of whom, of those that people here sign.
+fn says(of_account: bool, row: &LinkRow) -> Option<(Subject, Option<u64>)> {
+    let envelope = &row.envelope;
+    let one = if of_account {
+        match envelope.read("statement").expect("applied statements read") {
+            AccountPayload::Genesis(g) => {
+                let device = Subject::Device(account_id(envelope), device_id(&g.device));
+                (device, Some(g.expires_ms))
+            }
+            AccountPayload::Statement(s) => match s.change {
+                AccountChange::AddDevice { public, expires_ms } => {
+                    let device = Subject::Device(s.account, device_id(&public));
+                    (device, Some(expires_ms))
+                }
+                AccountChange::Revoke { device } => (Subject::Device(s.account, device), None),
+                _ => return None,
+            },
+        }
+    } else {
+        match envelope.read("statement").expect("applied statements read") {
+            ChatPayload::Genesis(g) => (Subject::Member(chat_id(envelope), g.creator), Some(0)),
+            ChatPayload::Statement(s) => match s.change {
+                ChatChange::Add {
+                    account,
+                    from_epoch,
+                    ..
+                } => {
+                    let member = Subject::Member(s.chat, account);
+                    (member, Some(u64::from(from_epoch)))
+                }
+                ChatChange::Remove { account } => (Subject::Member(s.chat, account), None),
+                _ => return None,
+            },
+        }
+    };
+    Some(one)
 }

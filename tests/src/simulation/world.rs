@@ -6,6 +6,7 @@ use super::clients::Op;
 use super::cluster::Cluster;
 use super::custodian::{Custodian, Ticket, Unconfirmed};
 use super::leader::Leader;
+use super::people::People;
 use super::record::Recorder;
 use super::watch::Side;
 use quorate_engine::crypto::seal::RecipientKey;
@@ -71,6 +72,14 @@ pub enum Event {
     Tick { leader: u64 },
     /// A client's request.
     Submit { op: u64 },
+    /// A statement reaches a custodian.
+    Tell { custodian: usize, statement: u64 },
+    /// A custodian's acknowledgement of a statement reaches who signed it.
+    Acknowledged { custodian: usize, statement: u64 },
+    /// A statement is sent again to whoever has not acknowledged it.
+    PassOn { statement: u64 },
+    /// A custodian asks the others what they have.
+    Exchange { custodian: usize },
 }
 
 /// Everything.
@@ -95,6 +104,10 @@ pub struct World {
     pub ops: BTreeMap<u64, Op>,
     /// Chats begun.
     pub chats: u64,
+    /// Everyone.
+    pub people: People,
+    /// Of whoever took the home: releases are sealed to it.
+    pub thief: RecipientKey,
     /// The policy.
     pub policy: Arc<Policy>,
     /// Its margins.
@@ -155,12 +168,14 @@ impl World {
             write_margin: rng.random_range(0..=1),
             require_margin: rng.random_range(0..5) == 0,
         };
+        let people = People::new(&mut rng);
         let mut recorder = Recorder::default();
         let mut custodians = Vec::new();
         for (n, (id, key)) in identities.iter().enumerate() {
             let replicas = rng.random_range(1..=3);
             let mut c = Custodian::new(id.clone(), shards + n, replicas, key, &mut rng);
-            let setup = c.setup(&policy.canonical());
+            let mut setup = c.setup(&policy.canonical());
+            setup.extend(people.founding());
             let bytes = custody::Proposal::new(T0_MS, setup, &mut rng).encode();
             c.cluster.commit(bytes, &mut recorder, None);
             custodians.push(c);
@@ -177,6 +192,8 @@ impl World {
             leading: vec![0; shards],
             ops: BTreeMap::new(),
             chats: 0,
+            people,
+            thief: RecipientKey::generate(&mut rng),
             policy: Arc::new(policy),
             margins,
             lossy: true,
@@ -196,6 +213,9 @@ impl World {
             .encode();
             world.shards[shard].commit(bytes, &mut world.recorder, None);
             world.elect(shard, 0);
+        }
+        for custodian in 0..world.custodians.len() {
+            world.later(1_000, Event::Exchange { custodian });
         }
         world
     }
@@ -355,12 +375,17 @@ impl World {
         self.settle_in_flight(cluster);
         let replicas = self.custodians[number].cluster.replicas.len();
         let node = self.pick(replicas);
-        let skew = self.skew();
+        let skew = self.custodian_skew();
         let dies = self.chance(50);
         let c = &mut self.custodians[number];
         c.depose(node, self.now, dies);
         c.skew_ms = skew;
         c.cluster.catch_up(node, &mut self.recorder, self.mutant);
+    }
+    /// A custodian's leader whose clock is seconds off proposes nothing, unless its peers' are as far off.
+    pub fn custodian_skew(&mut self) -> i64 {
+        let most = if self.chance(75) { 5_000 } else { 600_000 };
+        self.rng.random_range(-most..most)
     }
     fn skew(&mut self) -> i64 {
         self.rng.random_range(-3_600_000..3_600_000)
@@ -425,6 +450,16 @@ impl World {
                 Some(n) => self.custodian_outcome(n, ticket, result),
             },
             Event::Confirm { number, waits } => self.confirm(number, waits),
+            Event::Tell {
+                custodian,
+                statement,
+            } => self.told(custodian, statement),
+            Event::Acknowledged {
+                custodian,
+                statement,
+            } => self.acknowledged(custodian, statement),
+            Event::PassOn { statement } => self.pass_on(statement),
+            Event::Exchange { custodian } => self.exchange(custodian),
             Event::Request {
                 leader,
                 call,

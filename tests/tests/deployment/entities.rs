@@ -158,7 +158,7 @@ fn nodes_made_by_new_node_join_and_carry_their_cluster() {
         world.d.start_node(&node(HOME, id)).unwrap();
         world.wait_ready();
     }
-    let client = world.client("reader");
+    let client = world.client();
     let read = eventually(Duration::from_secs(30), || world.wait(all(&client, &chat)));
     assert_eq!(read.unwrap(), ["one", "two"]);
 }

@@ -9,8 +9,7 @@ use super::load::{Ledger, Load};
 use super::world::{
     CUSTODIANS, HOME, World, content, eventually, message, node, offline, topology,
 };
-use quorate_cli::client::Client;
-use quorate_engine::api::CreateChat;
+use quorate_cli::client::{Client, NewChat};
 use quorate_engine::custody;
 use quorate_engine::home::read;
 use quorate_engine::home::rows::LeafState;
@@ -62,10 +61,10 @@ fn transfer(world: &World, to: &NodeName) {
 
 /// A chat made and read under its own idempotency keys, repeated over a crash: the same chat.
 async fn open_one(client: &Client) -> String {
-    let request = CreateChat {
-        idempotency_key: hex::encode(rand::random::<[u8; 16]>()),
-        profile: content("opened while a failpoint is armed"),
-    };
+    let request = NewChat::new(
+        hex::encode(rand::random::<[u8; 16]>()),
+        content("opened while a failpoint is armed"),
+    );
     let began = Instant::now();
     let chat = loop {
         match client.create_chat(&request).await {
@@ -139,7 +138,7 @@ fn crash_at_each(points: &[(&str, &str, u32)]) {
         if releases {
             world.d.stop(&node("sg", 1)).unwrap();
         }
-        let client = world.client(&format!("opener-{i}"));
+        let client = world.client();
         let until = Instant::now() + HIT_MAX;
         while !died_there(&mut world, &victim, point) {
             assert!(
@@ -150,7 +149,7 @@ fn crash_at_each(points: &[(&str, &str, u32)]) {
             if releases {
                 // Whoever leads now has no lease, and with sg gone has to ask ch.
                 transfer(&world, &node(HOME, 1 + rand::random_range(0..3u64)));
-                let reader = world.client("cold");
+                let reader = world.client();
                 for chat in opened.iter().rev().take(4) {
                     let _ = world.wait(reader.page(chat, 1, 10));
                 }

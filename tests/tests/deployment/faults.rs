@@ -247,7 +247,7 @@ fn hostile_frames(world: &World) {
 }
 
 fn messages_over_the_limit(world: &World, chat: &str) {
-    let client = world.client("large");
+    let client = world.client();
     let limit = quorate_engine::api::CONTENT_BYTES_MAX;
     let frame = serde_json::to_vec(&content("")).unwrap().len();
     let text = |over: usize| "x".repeat(limit - frame + over);

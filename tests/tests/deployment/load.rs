@@ -41,7 +41,7 @@ impl Load {
         let stop = Arc::new(AtomicBool::new(false));
         let acked = Arc::new(AtomicU64::new(0));
         let tasks = chats.iter().enumerate().map(|(i, chat)| {
-            let client = world.client(&format!("load-{i}"));
+            let client = world.client();
             let (stop, acked) = (stop.clone(), acked.clone());
             world.rt.spawn(work(client, chat.clone(), stop, acked))
         });
@@ -138,7 +138,7 @@ async fn again<T, F: Future<Output = Result<T, ClientError>>>(
 /// Reads every chat through a quorum: nothing acknowledged is missing or changed,
 /// ids have no gap, nothing stands twice. Returns how many were acknowledged.
 pub fn check(world: &World, ledgers: &[Ledger]) -> usize {
-    let client = world.client("auditor");
+    let client = world.client();
     let mut total = 0;
     for ledger in ledgers {
         let texts = world.wait(all(&client, &ledger.chat)).unwrap();

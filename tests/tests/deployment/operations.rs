@@ -140,7 +140,7 @@ fn reads_only_with_ch(world: &mut World, chat: &str, texts: &[&str]) {
     world.d.stop(&node(HOME, 1)).unwrap();
     world.d.start_node(&node(HOME, 1)).unwrap();
     world.wait_ready();
-    let client = world.client("reader");
+    let client = world.client();
     let read = eventually(Duration::from_secs(20), || world.wait(all(&client, chat)));
     assert_eq!(read.unwrap(), texts);
 }

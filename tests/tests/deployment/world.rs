@@ -5,8 +5,10 @@
 //! file take turns.
 
 use anyhow::Context;
-use quorate_cli::client::{Client, ClientOptions};
-use quorate_engine::api::{Content, CreateChat, NewMessage};
+use quorate_cli::client::{Client, ClientOptions, NewChat};
+use quorate_cli::deployment::Deployment as Reach;
+use quorate_cli::people::Person;
+use quorate_engine::api::{Content, NewMessage};
 use quorate_engine::types::kv::KvRead;
 use quorate_node::config::Config;
 use quorate_node::embedded::topology::Topology;
@@ -17,7 +19,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -26,6 +28,8 @@ use tokio::runtime::Runtime;
 pub const HOME: &str = "ae";
 /// The custodians; any two of them open a key.
 pub const CUSTODIANS: [&str; 3] = ["ch", "is", "sg"];
+/// Who the tests' own clients and commands act for.
+pub const TESTER: &str = "tester";
 /// How often something is looked at again.
 pub const POLL: Duration = Duration::from_millis(100);
 
@@ -93,6 +97,7 @@ pub struct World {
     pub d: Deployment,
     /// Where clients run.
     pub rt: Runtime,
+    person: OnceLock<Arc<Person>>,
     dir: TempDir,
     _turn: MutexGuard<'static, ()>,
 }
@@ -119,6 +124,7 @@ impl World {
         Self {
             d,
             rt,
+            person: OnceLock::new(),
             dir,
             _turn: turn,
         }
@@ -141,8 +147,24 @@ impl World {
         &self.d.layout.dir
     }
 
-    /// A client of the home that calls itself `device`.
-    pub fn client(&self, device: &str) -> Client {
+    /// Whom the tests' clients act for; logged in when first asked for.
+    pub fn person(&self) -> Arc<Person> {
+        let log_in = || {
+            let log_in = || {
+                self.rt
+                    .block_on(self.d.log_in(TESTER))
+                    .expect("the tester logs in")
+            };
+            // On a thread of its own: the caller may be on the runtime already.
+            let wallet = std::thread::scope(|s| s.spawn(log_in).join()).unwrap();
+            let reach = Reach::find(Some(self.dir())).unwrap();
+            reach.person(&wallet).unwrap()
+        };
+        self.person.get_or_init(log_in).clone()
+    }
+
+    /// A client of the home with connections of its own.
+    pub fn client(&self) -> Client {
         let options = ClientOptions {
             attempt_ms_max: 10_000,
             ..ClientOptions::default()
@@ -150,7 +172,7 @@ impl World {
         let https = |a: &std::net::SocketAddr| format!("https://{a}");
         let endpoints: Vec<String> = self.d.layout.client_endpoints().iter().map(https).collect();
         let ca = std::fs::read(&self.d.layout.home().ca).unwrap();
-        Client::new(&endpoints, &ca, device, options).unwrap()
+        Client::new(&endpoints, &ca, Some(self.person()), options).unwrap()
     }
 
     /// Runs `future` to its end.
@@ -160,17 +182,14 @@ impl World {
 
     /// Makes a chat.
     pub fn chat(&self, title: &str) -> String {
-        let client = self.client("maker");
-        let request = CreateChat {
-            idempotency_key: hex::encode(rand::random::<[u8; 16]>()),
-            profile: content(title),
-        };
+        let client = self.client();
+        let request = NewChat::new(hex::encode(rand::random::<[u8; 16]>()), content(title));
         self.wait(client.create_chat(&request)).unwrap().id
     }
 
     /// Appends one message for each text, each in a request of its own.
     pub fn send(&self, chat: &str, texts: &[String]) {
-        let client = self.client("sender");
+        let client = self.client();
         for text in texts {
             self.wait(client.append(chat, vec![message(text)])).unwrap();
         }
@@ -178,14 +197,20 @@ impl World {
 
     /// The texts of a chat, in order of message id, read through a quorum.
     pub fn texts(&self, chat: &str) -> Vec<String> {
-        let client = self.client("reader");
+        let client = self.client();
         self.wait(all(&client, chat)).unwrap()
     }
 
-    /// Runs `quorate` on this deployment.
+    /// Runs `quorate` on this deployment, as the tester.
     pub fn quorate(&self, args: &[&str]) -> Ran {
+        self.quorate_as(TESTER, args)
+    }
+
+    /// Runs `quorate` on this deployment, as somebody who is logged in to it.
+    pub fn quorate_as(&self, name: &str, args: &[&str]) -> Ran {
         let dir = self.dir().to_str().unwrap();
-        run("quorate", &[&["--deployment", dir], args].concat())
+        let all = [&["--deployment", dir, "--as", name], args].concat();
+        run("quorate", &all)
     }
 
     /// Runs `quorate` on this deployment and demands success.

@@ -2,8 +2,15 @@
 
 use super::mutate::{Dice, Kind};
 use super::run::Target;
+use quorate_engine::authz::envelope::Envelope;
+use quorate_engine::authz::grant::GrantRefusal;
+use quorate_engine::authz::identity::device_id;
+use quorate_engine::authz::membership::{self, ChatChange, ChatGenesis, ChatPayload};
+use quorate_engine::authz::standing::{DeviceStanding, MemberStanding, Role};
+use quorate_engine::crypto::labels::SIGN_MEMBERSHIP;
 use quorate_engine::crypto::message::RecordKind;
 use quorate_engine::crypto::seal::RecipientPublic;
+use quorate_engine::crypto::sign::SigningKey;
 use quorate_engine::custody::protocol::*;
 use quorate_engine::home::command::*;
 use quorate_engine::home::{Command, HomeMachine, Proposal, Reply};
@@ -86,10 +93,21 @@ fn receipt(dice: &mut Dice) -> Receipt {
     }
 }
 
+fn statement() -> StatementRequest {
+    let deployment = DeploymentId([1; 16]);
+    let key = SigningKey::from_seed(&Secret::take(&mut [9; 32]));
+    StatementRequest {
+        home: home(),
+        deployment,
+        statement: Envelope::sign(SIGN_MEMBERSHIP, &deployment, &"anything", &[&key]),
+    }
+}
+
 pub(crate) fn custodian_request() -> Target {
     let mut dice = Dice::new(0, "corpus", 0);
     let item = |dice: &mut Dice, n: u8| SealedItem {
         chat: ChatId([n; 32]),
+        epoch: u32::from(n) << 9,
         key_id: KeyId([n; 16]),
         policy: PolicyId([4; 32]),
         commitment: [8; 32],
@@ -112,6 +130,7 @@ pub(crate) fn custodian_request() -> Target {
             deployment,
             lease_key: RecipientPublic(dice.bytes(1216)),
             reason: Reason::Read,
+            grant: "eyJhbGciOiJFZERTQSJ9.e30.AAAA".into(),
             keys: (0..5).map(key).collect(),
         }),
         CustodianRequest::Abandon(AbandonRequest {
@@ -120,6 +139,15 @@ pub(crate) fn custodian_request() -> Target {
             keys: vec![key(1)],
         }),
         CustodianRequest::Feed { since: 1 << 40 },
+        CustodianRequest::ChatStatement(statement()),
+        CustodianRequest::AccountStatement(statement()),
+        CustodianRequest::Lookup(LookupRequest {
+            home: home(),
+            deployment,
+            account: AccountId([2; 32]),
+            device: DeviceId([3; 32]),
+            chats: vec![ChatId([1; 32]), ChatId([2; 32])],
+        }),
     ];
     let corpus = requests
         .iter()
@@ -151,6 +179,8 @@ pub(crate) fn custodian_reply() -> Target {
                     sealed: dice.bytes(72),
                 },
                 ShareResult::Refused(Refusal::Frozen),
+                ShareResult::Refused(Refusal::Grant(GrantRefusal::Expired)),
+                ShareResult::Refused(Refusal::AccountBudget { retry_ms: 3_516 }),
             ],
         }),
         CustodianReply::Abandon(vec![AbandonOutcome::Tombstoned, AbandonOutcome::Refused]),
@@ -159,6 +189,31 @@ pub(crate) fn custodian_reply() -> Target {
             freezes: vec![
                 (FreezeScope::All, 3),
                 (FreezeScope::Chat(ChatId([1; 32])), 8),
+            ],
+        }),
+        CustodianReply::Statement(Ok(SignedHead {
+            custodian: name("is"),
+            chain: ChainId::Chat(ChatId([1; 32])),
+            number: 7,
+            hash: [4; 32],
+            entry: 300,
+            time_ms: 1_800_000_000_000,
+            signature: dice.bytes(64),
+        })),
+        CustodianReply::Statement(Err(StatementRefused {
+            code: "behind".into(),
+            reason: "statement 9 cannot follow 7".into(),
+            have: Some(7),
+        })),
+        CustodianReply::Lookup(LookupReply {
+            position: 12,
+            device: DeviceStanding::Live { public: [5; 32] },
+            chats: vec![
+                MemberStanding::Member {
+                    role: Role::Admin,
+                    from_epoch: 2,
+                },
+                MemberStanding::Forked,
             ],
         }),
         CustodianReply::NotLeader {
@@ -194,6 +249,37 @@ fn record(dice: &mut Dice, n: u8) -> NewRecord {
     }
 }
 
+/// A chat, and the statement that opens it to everyone.
+fn chat_statements() -> [ChatStatement; 2] {
+    let (deployment, account) = (DeploymentId([1; 16]), AccountId([6; 32]));
+    let key = SigningKey::from_seed(&Secret::take(&mut [8; 32]));
+    let device = PublicKey(key.public());
+    let signed = |payload| ChatStatement {
+        deployment,
+        statement: Envelope::sign(SIGN_MEMBERSHIP, &deployment, &payload, &[&key]),
+        account,
+        device,
+    };
+    let genesis = signed(ChatPayload::Genesis(ChatGenesis {
+        deployment,
+        creator: account,
+        device: device_id(&device),
+        public: false,
+        created_ms: 1_800_000_000_000,
+        nonce: Nonce([1; 16]),
+    }));
+    let opened = signed(ChatPayload::Statement(membership::ChatStatement {
+        chat: genesis.chat(),
+        number: 1,
+        previous: StatementHash(genesis.statement.hash()),
+        at_ms: 1_800_000_000_000,
+        account,
+        device: device_id(&device),
+        change: ChatChange::SetPublic { public: true },
+    }));
+    [genesis, opened]
+}
+
 /// Commands that build on one another: each applies to the state the former ones made.
 fn script() -> Vec<Command> {
     let mut dice = Dice::new(0, "corpus", 2);
@@ -206,15 +292,15 @@ fn script() -> Vec<Command> {
         .enumerate()
         .map(|(i, c)| (name(c), [i as u8; 32]));
     let policy = Policy::new(structure, identities.collect()).expect("a valid policy");
-    let genesis = Genesis {
-        deployment: DeploymentId([1; 16]),
-        home: home(),
-        device: "phone".into(),
-        nonce: "n1".into(),
-    };
+    let [genesis, opened] = chat_statements();
     let key = KeyRef {
         chat: genesis.chat(),
         key_id: KeyId([2; 16]),
+    };
+    let undo = UndoStatement {
+        chat: key.chat,
+        number: 1,
+        hash: StatementHash(opened.statement.hash()),
     };
     let leaf = |dice: &mut Dice, c: &str| DealtLeaf {
         custodian: name(c),
@@ -239,6 +325,8 @@ fn script() -> Vec<Command> {
             },
         }),
         Command::CreateChat(genesis),
+        Command::ChatStatement(opened),
+        Command::UndoStatement(undo),
         Command::SealSessions(vec![
             session(&mut dice, "br"),
             session(&mut dice, "ch"),

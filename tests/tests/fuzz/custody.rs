@@ -3,6 +3,15 @@
 use super::codec::name;
 use super::mutate::{Dice, Kind};
 use super::run::Target;
+use quorate_engine::authz::chain::Source;
+use quorate_engine::authz::envelope::Envelope;
+use quorate_engine::authz::grant::{Action, ChatRange, Claims, Grant};
+use quorate_engine::authz::identity::{
+    AccountGenesis, AccountPayload, AuthorityKey, AuthorityRecord, account_id, device_id,
+};
+use quorate_engine::authz::membership::{ChatGenesis, ChatPayload, chat_id};
+use quorate_engine::crypto::labels::{SIGN_ACCOUNT, SIGN_MEMBERSHIP};
+use quorate_engine::crypto::sign::SigningKey;
 use quorate_engine::custody::protocol::{FreezeScope, KeyRef, Reason};
 use quorate_engine::custody::*;
 use quorate_engine::policy::Policy;
@@ -11,6 +20,119 @@ use quorate_engine::types::*;
 
 const IDENTITY: [u8; 32] = [1; 32];
 const START_MS: u64 = 1_800_000_000_000;
+const DEPLOYMENT: DeploymentId = DeploymentId([8; 16]);
+const EPOCH: EpochNo = 3;
+
+/// A person whose one device created one chat, and what custodians were told of both.
+struct Member {
+    device: SigningKey,
+    account: AccountId,
+    chat: ChatId,
+    told: Vec<Command>,
+}
+
+fn member(operator: &Operator) -> Member {
+    let key = |n| SigningKey::from_seed(&Secret::take(&mut [n; 32]));
+    let (authority, identity, device) = (key(11), key(12), key(13));
+    let public = |k: &SigningKey| PublicKey(k.public());
+    let id = AuthorityId::new("bank").expect("a valid name");
+    let record = AuthorityRecord {
+        id: id.clone(),
+        entity: "Bank".into(),
+        jurisdiction: "jp".into(),
+        identity_key: public(&identity),
+        keys: vec![AuthorityKey {
+            version: 1,
+            public: public(&authority),
+            not_before_ms: START_MS,
+            not_after_ms: START_MS + 1_000_000_000,
+        }],
+    };
+    let account = AccountPayload::Genesis(AccountGenesis {
+        deployment: DEPLOYMENT,
+        authorities: [id].into(),
+        device: public(&device),
+        expires_ms: START_MS + 1_000_000_000,
+        secret: None,
+        created_ms: START_MS,
+        nonce: Nonce([1; 16]),
+    });
+    let account = Envelope::sign(SIGN_ACCOUNT, &DEPLOYMENT, &account, &[&device, &authority]);
+    let chat = ChatPayload::Genesis(ChatGenesis {
+        deployment: DEPLOYMENT,
+        creator: account_id(&account),
+        device: device_id(&public(&device)),
+        public: false,
+        created_ms: START_MS,
+        nonce: Nonce([2; 16]),
+    });
+    let chat = Envelope::sign(SIGN_MEMBERSHIP, &DEPLOYMENT, &chat, &[&device]);
+    let chained = |envelope: &Envelope| Chained {
+        source: Source::Client,
+        envelope: envelope.clone(),
+    };
+    Member {
+        account: account_id(&account),
+        chat: chat_id(&chat),
+        told: vec![
+            Command::RegisterAuthority(RegisterAuthority {
+                operator: operator.clone(),
+                reason: "why".into(),
+                record,
+            }),
+            Command::AccountStatement(chained(&account)),
+            Command::ChatStatement(chained(&chat)),
+        ],
+        device,
+    }
+}
+
+impl Member {
+    fn claims(&self) -> Claims {
+        Claims {
+            account: self.account,
+            deployment: DEPLOYMENT,
+            home: HomeId::new("ae").expect("a valid name"),
+            actions: vec![Action::Read],
+            chats: vec![ChatRange {
+                chat: self.chat,
+                from: 0,
+                to: Some(EPOCH),
+            }],
+            ceiling: 3,
+            not_before_s: START_MS / 1000,
+            expires_s: START_MS / 1000 + 900,
+            id: GrantId([7; 16]),
+        }
+    }
+
+    fn grant(&self) -> String {
+        let id = device_id(&PublicKey(self.device.public()));
+        let grant = Grant::sign(id, &self.device, self.claims()).expect("a good grant");
+        grant.compact().to_owned()
+    }
+}
+
+/// A release of so many keys of the member's chat.
+fn release(member: &Member, request: u8, keys: std::ops::Range<u8>) -> Release {
+    Release {
+        request: RequestId([request; 16]),
+        home: HomeId::new("ae").expect("a valid name"),
+        node: 1,
+        grant: member.grant(),
+        signature_holds: true,
+        lease_key: [7; 32],
+        reason: Reason::Read,
+        keys: keys.map(|n| key(member, n)).collect(),
+    }
+}
+
+fn key(member: &Member, n: u8) -> KeyRef {
+    KeyRef {
+        chat: member.chat,
+        key_id: KeyId([n; 16]),
+    }
+}
 
 /// Commands that build on one another.
 fn script() -> Vec<Vec<u8>> {
@@ -27,13 +149,12 @@ fn script() -> Vec<Vec<u8>> {
         certificate: [3; 32],
     };
     let home = HomeId::new("ae").expect("a valid name");
-    let key = |n: u8| KeyRef {
-        chat: ChatId([n; 32]),
-        key_id: KeyId([n; 16]),
-    };
+    let member = member(&operator);
+    let key = |n: u8| key(&member, n);
     let (kind, version, fingerprint) = (KeyKind::Wrapping, 1, [4; 32]);
     let item = |dice: &mut Dice, n: u8| StoreItem {
         chat: key(n).chat,
+        epoch: EPOCH + u32::from(n == 3),
         key_id: key(n).key_id,
         policy: policy.id(),
         commitment: [n; 32],
@@ -73,15 +194,9 @@ fn script() -> Vec<Vec<u8>> {
             version,
             items: (0..4).map(|n| item(&mut dice, n)).collect(),
         })],
-        vec![Command::Release(Release {
-            request: RequestId([5; 16]),
-            home: home.clone(),
-            node: 1,
-            authority: [6; 32],
-            lease_key: [7; 32],
-            reason: Reason::Read,
-            keys: (0..5).map(key).collect(),
-        })],
+        member.told.clone(),
+        vec![Command::Release(release(&member, 5, 0..5))],
+        vec![Command::Release(release(&member, 6, 0..2))],
         vec![Command::Freeze(Freeze {
             operator: operator.clone(),
             reason: reason(),
@@ -119,7 +234,7 @@ fn script() -> Vec<Vec<u8>> {
 
 /// As for the home: no panic, no store error, one result.
 pub(crate) fn custody_command() -> Target {
-    let machine = Custody::new(name("ch"), IDENTITY);
+    let machine = Custody::new(name("ch"), IDENTITY).serving(DEPLOYMENT);
     let corpus = script();
     let mut states = vec![MemKv::default()];
     for (i, bytes) in corpus.iter().enumerate() {
@@ -166,6 +281,101 @@ pub(crate) fn custody_command() -> Target {
         corpus,
         kind: Kind::Binary,
         iterations: 25_000,
+        allocation_bytes_max: (16 << 20) + (4 << 20),
+        check: Box::new(check),
+    }
+}
+
+/// Grants and requests as a hostile home changes them, against one custodian: nothing is
+/// granted but keys that the good grant covers, at most as many as it allows, and what is
+/// granted stands in the entry; and the good grant still gets its key after whatever came.
+pub(crate) fn release_command() -> Target {
+    let operator = Operator {
+        name: "officer".into(),
+        certificate: [3; 32],
+    };
+    let member = member(&operator);
+    let machine = Custody::new(name("ch"), IDENTITY).serving(DEPLOYMENT);
+    let mut held = MemKv::default();
+    let apply = move |kv: &mut MemKv, index: u64, bytes: &[u8]| {
+        let at = Position { term: 1, index };
+        let reply = machine.apply(kv, at, bytes).expect("memory");
+        committed(at, &reply)
+    };
+    // All before the first release, and its store is of keys 0 to 3.
+    for (i, bytes) in script().iter().take(5).enumerate() {
+        apply(&mut held, i as u64 + 1, bytes).expect("committed");
+    }
+    let claims = serde_json::to_string(&member.claims()).expect("claims serialise");
+    let mut corpus = vec![];
+    for keys in [0..1, 0..3, 2..4] {
+        for node in [1, 2] {
+            let mut asked = release(&member, 40 + keys.end, keys.clone());
+            asked.node = node;
+            corpus.push(codec::encode(1, &(asked, claims.clone())));
+        }
+    }
+    let good = release(&member, 99, 0..1);
+    let check = move |bytes: &[u8]| {
+        let decoded = codec::decode::<(Release, String)>("release", 1, bytes);
+        let Ok((mut asked, claims)) = decoded else {
+            return false;
+        };
+        // By node: the grant as it came, or changed claims that the device signed.
+        let id = device_id(&PublicKey(member.device.public()));
+        if asked.node.is_multiple_of(2)
+            && let Ok(claims) = serde_json::from_str::<Claims>(&claims)
+            && let Ok(grant) = Grant::sign(id, &member.device, claims)
+        {
+            asked.grant = grant.compact().to_owned();
+        }
+        let parsed = Grant::parse(&asked.grant);
+        let public = member.device.public();
+        asked.signature_holds = parsed.as_ref().is_ok_and(|g| g.verify(&public).is_ok());
+        let mut kv = held.clone();
+        let mut dice = Dice::new(0, "release", bytes.len() as u64);
+        let mut total = 0;
+        for (i, request) in [1, 2].into_iter().enumerate() {
+            asked.request = RequestId([request; 16]);
+            let commands = vec![Command::Release(asked.clone())];
+            let proposal = Proposal::new(START_MS + 100, commands, dice.rng()).encode();
+            let done = apply(&mut kv, 100 + i as u64, &proposal).expect("committed");
+            let Ok(release) = done.into_iter().next().expect("one command").granted() else {
+                continue;
+            };
+            let release = release.value();
+            for g in release.results.iter().filter_map(|r| r.as_ref().ok()) {
+                let grant = parsed.as_ref().expect("nothing without a grant");
+                let said = grant.claims();
+                assert!(asked.signature_holds, "granted and not signed");
+                assert_eq!(said.account, member.account);
+                assert_eq!((said.deployment, &said.home), (DEPLOYMENT, &asked.home));
+                let now_s = (START_MS + 100) / 1000;
+                assert!((said.not_before_s..said.expires_s).contains(&now_s));
+                let range = said.chats.iter().find(|c| c.chat == g.chat);
+                let range = range.expect("nothing of a chat that is not granted");
+                let epoch = EPOCH + u32::from(g.key_id == KeyId([3; 16]));
+                assert!(range.from <= epoch && range.to.is_none_or(|to| epoch <= to));
+                assert_eq!(g.chat, member.chat);
+                total += 1;
+            }
+        }
+        let ceiling = parsed.as_ref().map_or(0, |g| g.claims().ceiling);
+        assert!(total <= ceiling, "{total} keys, {ceiling} allowed");
+        let commands = vec![Command::Release(good.clone())];
+        let proposal = Proposal::new(START_MS + 100, commands, dice.rng()).encode();
+        let done = apply(&mut kv, 200, &proposal).expect("committed").remove(0);
+        let release = done.granted().expect("a release");
+        // The same device may have used the good grant's name, or spent it.
+        let told = &release.value().results[0];
+        let named = parsed.is_ok_and(|g| g.claims().id == member.claims().id);
+        assert!(told.is_ok() || named, "{told:?}");
+        true
+    };
+    Target {
+        corpus,
+        kind: Kind::Binary,
+        iterations: 10_000,
         allocation_bytes_max: (16 << 20) + (4 << 20),
         check: Box::new(check),
     }

@@ -63,6 +63,7 @@ targets! {
     recipient_keys: sealed::recipient_keys();
     combine_points: shares::combine_points();
     custody_command: custody::custody_command();
+    release_command: custody::release_command();
     frames: node::frames();
     wal_recovery: node::wal_recovery();
     import_value: importer::import_value();

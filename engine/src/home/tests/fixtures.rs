@@ -1,20 +1,26 @@
 //! What the tests share: a policy, a shard in memory, custodians in memory.
 
+use crate::authz::envelope::Envelope;
+use crate::authz::identity::device_id;
+use crate::authz::membership::{ChatGenesis, ChatPayload};
+use crate::crypto::labels::SIGN_MEMBERSHIP;
 use crate::crypto::message::RecordKind;
 use crate::crypto::seal::{Receiver, RecipientKey, ShareBinding, deal_info};
+use crate::crypto::sign::SigningKey;
 use crate::custody::protocol::{
     KeyRef, SealSession, SealedItem, SealingKeyStatement, StoreOutcome,
 };
 use crate::home::command::{
-    Command, DealtLeaf, EpochAck, EpochIntent, Genesis, NewRecord, Proposal, Reply, SealedLeaf,
-    SetPolicy, WriteMessages,
+    ChatStatement, Command, DealtLeaf, EpochAck, EpochIntent, NewRecord, Proposal, Reply,
+    SealedLeaf, SetPolicy, WriteMessages,
 };
 use crate::home::{machine, read};
 use crate::policy::{Margins, Policy};
 use crate::sharing;
 use crate::types::kv::{MemKv, Position};
 use crate::types::{
-    ChatId, CustodianId, DeploymentId, HomeId, KeyId, SessionId, Share, Structure, WallMs,
+    AccountId, ChatId, CustodianId, DeploymentId, KeyId, Nonce, PublicKey, Secret, SessionId,
+    Share, Structure, WallMs,
 };
 use rand_chacha::ChaCha20Rng;
 use std::collections::{BTreeMap, BTreeSet};
@@ -114,13 +120,41 @@ impl Shard {
     }
 }
 
-pub fn genesis(nonce: &str) -> Genesis {
-    Genesis {
+/// The key of account `n`'s only device.
+pub fn signer(n: u8) -> SigningKey {
+    SigningKey::from_seed(&Secret::from_slice(&[n; 32]).unwrap())
+}
+
+pub fn account(n: u8) -> AccountId {
+    AccountId([n; 32])
+}
+
+pub fn public(n: u8) -> PublicKey {
+    PublicKey(signer(n).public())
+}
+
+/// What account `n` says of a chat, signed by its device.
+pub fn says(n: u8, payload: &ChatPayload) -> ChatStatement {
+    ChatStatement {
         deployment: DEPLOYMENT,
-        home: HomeId::new("ae").unwrap(),
-        device: "phone".into(),
-        nonce: nonce.into(),
+        statement: Envelope::sign(SIGN_MEMBERSHIP, &DEPLOYMENT, payload, &[&signer(n)]),
+        account: account(n),
+        device: public(n),
     }
+}
+
+/// A chat of account 1.
+pub fn genesis(nonce: &str) -> ChatStatement {
+    let hash = blake3::hash(nonce.as_bytes());
+    let payload = ChatPayload::Genesis(ChatGenesis {
+        deployment: DEPLOYMENT,
+        creator: account(1),
+        device: device_id(&public(1)),
+        public: false,
+        created_ms: 1,
+        nonce: Nonce(hash.as_bytes()[..16].try_into().unwrap()),
+    });
+    says(1, &payload)
 }
 
 pub fn session_id(custodian: &CustodianId) -> SessionId {

@@ -1,9 +1,13 @@
 //! The home over shards and custodians in memory.
 
-mod world;
+mod grants;
+mod people;
+pub mod world;
 
 use super::api::{HomeApi, HomeError};
+use people::ANNA;
 use quorate_engine::api::{CreateChat, Edit};
+use quorate_engine::authz::grant::GrantRefusal;
 use quorate_engine::custody::protocol::FreezeScope;
 use quorate_engine::home::command::Command;
 use quorate_engine::home::opening::{self, DealContext};
@@ -44,11 +48,13 @@ async fn what_is_written_is_read_back_through_any_node() {
     w.drop_leases();
     assert_eq!(w.all(chat).await.len(), 4);
     assert_eq!(releases(), 3, "a minimal set, once");
-    let wrong = w
-        .home()
-        .page(caller(), quorate_engine::types::ChatId([9; 32]), 1, 5)
-        .await;
-    assert!(matches!(wrong, Err(HomeError::NotFound { .. })));
+    let wrong = quorate_engine::types::ChatId([9; 32]);
+    let wrong = w.home().page(ANNA.calls(&[wrong]), wrong, 1, 5).await;
+    let why = GrantRefusal::ChatUnknown;
+    assert!(
+        matches!(wrong, Err(HomeError::Denied { why: w, .. }) if w == why),
+        "nobody is a member of a chat that is not there: {wrong:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -57,8 +63,8 @@ async fn repeating_is_safe_and_other_content_is_refused() {
     let chat = w.chat("a").await;
     assert_eq!(w.chat("a").await, chat);
     let other = CreateChat {
-        idempotency_key: "a".into(),
         profile: content("another profile"),
+        ..people::ANNA.founds("a")
     };
     let other = w.home().create_chat(caller(), other).await;
     assert!(
@@ -424,7 +430,7 @@ async fn chats_are_listed_in_order_over_all_shards() {
     let w = World::new();
     let mut made = Vec::new();
     for n in 0..9 {
-        made.push(w.chat(&format!("c{n}")).await.to_string());
+        made.push(w.chat(&n.to_string()).await.to_string());
     }
     made.sort();
     let mut seen = Vec::new();

@@ -1,8 +1,10 @@
 //! A deployment in memory: shards that apply at once, custodians that really
 //! open, keep and release shares, homes on several nodes.
 
+pub use super::people::caller;
+use super::people::{ANNA, Registry};
 use crate::config::ClusterRole;
-use crate::home::api::{Caller, HomeApi};
+use crate::home::api::HomeApi;
 use crate::home::custodians::Transport;
 use crate::home::shard::{Leading, ShardError, ShardGroup};
 use crate::home::{Home, HomeConfig};
@@ -11,8 +13,9 @@ use crate::pki::Descriptor;
 use crate::pki::descriptor::{Body, PublicKey};
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use quorate_engine::api::{Append, Content, CreateChat, Message, NewMessage};
+use quorate_engine::api::{Append, Content, Message, NewMessage};
 use quorate_engine::audit::EntryRef;
+use quorate_engine::authz::chain::ChainId;
 use quorate_engine::authz::grant::GrantHash;
 use quorate_engine::crypto::seal::{
     Receiver, RecipientKey, ReleaseBinding, Sender, ShareBinding, deal_info, release_info,
@@ -25,8 +28,8 @@ use quorate_engine::policy::{Margins, Policy};
 use quorate_engine::sharing;
 use quorate_engine::types::kv::{KvError, KvRead, Machine, MemKv, Position};
 use quorate_engine::types::{
-    ChatId, CustodianId, DeploymentId, HomeId, KeyId, NodeId, PolicyId, RequestId, Share,
-    Structure, codec,
+    ChatId, CustodianId, DeploymentId, EpochNo, HomeId, KeyId, NodeId, PolicyId, Share, Structure,
+    codec,
 };
 use rand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,7 +71,8 @@ pub enum Mode {
     Lies,
 }
 
-type Stored = (ChatId, PolicyId, [u8; 32], Share);
+/// Chat, epoch, policy, commitment and share.
+type Stored = (ChatId, EpochNo, PolicyId, [u8; 32], Share);
 
 pub struct FakeCustodian {
     id: CustodianId,
@@ -81,6 +85,11 @@ pub struct FakeCustodian {
     pub stored: BTreeMap<KeyId, Stored>,
     pub tombstones: BTreeSet<KeyId>,
     pub releases: u64,
+    pub registry: Registry,
+    /// When set, no key is released: the budget is spent.
+    pub spent: Option<Refusal>,
+    /// Lookups answered.
+    pub lookups: u64,
 }
 
 impl FakeCustodian {
@@ -97,6 +106,9 @@ impl FakeCustodian {
             stored: BTreeMap::new(),
             tombstones: BTreeSet::new(),
             releases: 0,
+            registry: Registry::default(),
+            spent: None,
+            lookups: 0,
         }
     }
 
@@ -155,9 +167,36 @@ impl FakeCustodian {
                 CustodianReply::Abandon(vec![AbandonOutcome::Tombstoned; r.keys.len()])
             }
             CustodianRequest::Release(r) => CustodianReply::Release(self.release(&r)),
+            CustodianRequest::ChatStatement(r) => {
+                CustodianReply::Statement(self.registry.take(&r.statement).map(|(chat, at)| {
+                    let entry = self.entry();
+                    let chain = ChainId::Chat(chat);
+                    let id = self.id.clone();
+                    SignedHead::sign(&DEPLOYMENT, id, chain, at, &entry, &self.log_key)
+                }))
+            }
+            CustodianRequest::Lookup(r) => {
+                self.lookups += 1;
+                let chats = r.chats.iter();
+                let chats = chats.map(|c| self.registry.member(c, &r.account)).collect();
+                CustodianReply::Lookup(LookupReply {
+                    position: self.position,
+                    device: self.registry.device(&r.account, &r.device),
+                    chats,
+                })
+            }
             other => CustodianReply::Invalid {
                 reason: format!("not asked in these tests: {other:?}"),
             },
+        }
+    }
+
+    fn entry(&mut self) -> EntryRef {
+        self.position += 1;
+        EntryRef {
+            index: self.position - 1,
+            leaf: [1; 32],
+            time_ms: wall(),
         }
     }
 
@@ -183,10 +222,10 @@ impl FakeCustodian {
             &item.commitment
         ));
         match self.stored.get(&item.key_id) {
-            Some(there) if there.2 == item.commitment => StoreOutcome::AlreadyStored,
+            Some(there) if there.3 == item.commitment => StoreOutcome::AlreadyStored,
             Some(_) => StoreOutcome::Conflict,
             None => {
-                let row = (item.chat, item.policy, item.commitment, share);
+                let row = (item.chat, item.epoch, item.policy, item.commitment, share);
                 self.stored.insert(item.key_id, row);
                 StoreOutcome::Stored
             }
@@ -204,12 +243,7 @@ impl FakeCustodian {
     }
 
     fn release(&mut self, r: &ReleaseRequest) -> ReleaseReply {
-        let entry = EntryRef {
-            index: self.position,
-            leaf: [1; 32],
-            time_ms: wall(),
-        };
-        self.position += 1;
+        let entry = self.entry();
         self.releases += 1;
         let mut rng = rand::rng();
         let info = release_info(&DEPLOYMENT, &self.id);
@@ -222,13 +256,19 @@ impl FakeCustodian {
         let shares = r.keys.iter().map(|key| {
             let frozen = self.freezes.contains_key(&FreezeScope::All)
                 || self.freezes.contains_key(&FreezeScope::Chat(key.chat));
-            let Some((chat, policy, _, share)) = self.stored.get(&key.key_id).filter(|_| !frozen)
-            else {
-                return ShareResult::Refused(if frozen {
-                    Refusal::Frozen
-                } else {
-                    Refusal::NotHeld
-                });
+            let held = self.stored.get(&key.key_id);
+            let epoch = held.map(|row| row.1);
+            if frozen {
+                return ShareResult::Refused(Refusal::Frozen);
+            }
+            if let Err(why) = self.registry.allows(r, &key.chat, epoch) {
+                return ShareResult::Refused(Refusal::Grant(why));
+            }
+            if let Some(spent) = self.spent {
+                return ShareResult::Refused(spent);
+            }
+            let Some((chat, _, policy, _, share)) = held else {
+                return ShareResult::Refused(Refusal::NotHeld);
             };
             let mut nonce = [0; 24];
             rand::rng().fill_bytes(&mut nonce);
@@ -265,7 +305,7 @@ fn any_certificate() -> String {
     PEM.get_or_init(make).clone()
 }
 
-fn wall() -> u64 {
+pub fn wall() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.unwrap().as_millis() as u64
 }
@@ -493,11 +533,9 @@ impl World {
             .sum()
     }
 
+    /// Founded by Anna.
     pub async fn chat(&self, key: &str) -> ChatId {
-        let request = CreateChat {
-            idempotency_key: key.into(),
-            profile: content(key),
-        };
+        let request = ANNA.founds(key);
         let chat = self.homes[0].create_chat(caller(), request).await.unwrap();
         chat.value.id.parse().unwrap()
     }
@@ -515,13 +553,6 @@ impl World {
             out.extend(page.messages);
         }
         out
-    }
-}
-
-pub fn caller() -> Caller {
-    Caller {
-        device: "phone".into(),
-        request: RequestId([1; 16]),
     }
 }
 

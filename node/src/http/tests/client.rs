@@ -1,8 +1,11 @@
 //! Every route of the client plane, and every error a home can answer with.
 
-use super::fixture::Bench;
+use super::fixture::{Bench, CREATE, GRANT};
 use crate::home::api::HomeError;
-use quorate_engine::api::{Chat, ChatList, Message, Page, QuorumProblem, Status, Written};
+use quorate_engine::api::{
+    Chat, ChatList, Members, Message, Page, QuorumProblem, StatementAcks, Status, Written,
+};
+use quorate_engine::authz::grant::GrantRefusal;
 use quorate_engine::types::{ChatId, Outcome};
 
 #[tokio::test]
@@ -33,11 +36,7 @@ async fn chats_are_made_listed_and_shown() {
     let chat: Chat = serde_json::from_slice(&shown.body).unwrap();
     assert_eq!((chat.messages, chat.profile), (2, None));
     let made = bench
-        .call(
-            "POST",
-            "/v1/chats",
-            r#"{"idempotency_key":"k2","profile":{}}"#,
-        )
+        .call("POST", "/v1/chats", &format!("{CREATE}\"k2\"}}"))
         .await;
     let second = made.json()["id"].as_str().unwrap().to_owned();
     assert_eq!(made.header("location"), format!("/v1/chats/{second}"));
@@ -65,10 +64,7 @@ async fn messages_are_appended_paged_edited_and_cached() {
         (one.header("etag"), one.header("quorate-position")),
         ("\"0\"", "3:42")
     );
-    let known = [
-        ("quorate-device", "phone"),
-        ("if-none-match", "\"7\", W/\"0\""),
-    ];
+    let known = [GRANT, ("if-none-match", "\"7\", W/\"0\"")];
     let cached = bench
         .call_with("GET", &format!("{base}/1"), "", &known)
         .await;
@@ -82,7 +78,7 @@ async fn messages_are_appended_paged_edited_and_cached() {
     );
 
     let edit = r#"{"idempotency_key":"e","content":{"text":"new"}}"#;
-    let at = |tag: &'static str| [("quorate-device", "phone"), ("if-match", tag)];
+    let at = |tag: &'static str| [GRANT, ("if-match", tag)];
     let done = bench
         .call_with("PUT", &format!("{base}/1"), edit, &at("\"0\""))
         .await;
@@ -123,7 +119,7 @@ async fn messages_are_appended_paged_edited_and_cached() {
 }
 
 #[tokio::test]
-async fn status_and_head_need_no_device() {
+async fn status_and_head_need_no_grant() {
     let bench = Bench::new().await;
     let reply = bench.call_with("GET", "/v1/status", "", &[]).await;
     let status: Status = serde_json::from_slice(&reply.body).unwrap();
@@ -229,7 +225,7 @@ async fn bodies_are_refused_with_what_and_where() {
         .problem(400, "idempotency_key_invalid");
     assert!(twice.detail.contains("messages[1]") && twice.detail.contains("messages[0]"));
 
-    let as_text = [("quorate-device", "phone"), ("content-type", "text/plain")];
+    let as_text = [GRANT, ("content-type", "text/plain")];
     let reply = bench.call_with("POST", &path, "{}", &as_text).await;
     reply.problem(415, "not_json");
     // Deep nesting must be an error, not a stack overflow.
@@ -242,41 +238,102 @@ async fn bodies_are_refused_with_what_and_where() {
 }
 
 #[tokio::test]
-async fn the_device_must_be_named_and_printable() {
+async fn a_grant_stands_once_behind_bearer() {
     let bench = Bench::new().await;
-    let none = bench.call_with("GET", "/v1/chats", "", &[]).await;
-    assert!(
-        none.problem(400, "device_missing")
-            .next_step
-            .contains("quorate-device")
-    );
-    for bad in ["", "   ", &"d".repeat(65), "caf\u{e9}"] {
-        let reply = bench
-            .call_with("GET", "/v1/chats", "", &[("quorate-device", bad)])
-            .await;
-        reply.problem(400, "device_invalid");
+    let chat = bench.chat(0).await;
+    let calls = [
+        ("GET", "/v1/chats".to_owned()),
+        ("POST", "/v1/chats".to_owned()),
+        ("GET", format!("/v1/chats/{chat}")),
+        ("GET", format!("/v1/chats/{chat}/messages")),
+        ("POST", format!("/v1/chats/{chat}/messages")),
+        ("GET", format!("/v1/chats/{chat}/messages/0")),
+        ("PUT", format!("/v1/chats/{chat}/messages/0")),
+        ("GET", format!("/v1/chats/{chat}/members")),
+        ("POST", format!("/v1/chats/{chat}/statements")),
+        ("POST", format!("/v1/accounts/{chat}/statements")),
+    ];
+    let before = bench.home.callers.lock().unwrap().len();
+    for (method, path) in &calls {
+        let none = bench.call_with(method, path, "", &[]).await;
+        let problem = none.problem(401, "grant_missing");
+        assert!(problem.next_step.contains("Bearer"), "{problem:?}");
+        assert_eq!(none.header("www-authenticate"), "Bearer realm=\"quorate\"");
     }
-    let two = [("quorate-device", "a"), ("quorate-device", "b")];
-    bench
-        .call_with("GET", "/v1/chats", "", &two)
-        .await
-        .problem(400, "device_invalid");
-    let good = bench
-        .call_with(
-            "GET",
-            "/v1/chats",
-            "",
-            &[("quorate-device", &"d".repeat(64))],
-        )
-        .await;
+    let long = format!("Bearer {}", "g".repeat(8_193));
+    for bad in [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Basic phone",
+        "phone",
+        "Bearer caf\u{e9}",
+        &long,
+    ] {
+        let headers = [("authorization", bad)];
+        let reply = bench.call_with("GET", "/v1/chats", "", &headers).await;
+        reply.problem(401, "grant_malformed");
+    }
+    let two = [GRANT, GRANT];
+    let reply = bench.call_with("GET", "/v1/chats", "", &two).await;
+    reply.problem(401, "grant_malformed");
+    assert_eq!(bench.home.callers.lock().unwrap().len(), before);
+    let longest = format!("bearer {}", "g".repeat(8_192));
+    let headers = [("authorization", longest.as_str())];
+    let good = bench.call_with("GET", "/v1/chats", "", &headers).await;
     assert_eq!(good.status, 200);
+    let shown = bench.home.callers.lock().unwrap().pop().unwrap();
+    assert_eq!(shown.grant, "g".repeat(8_192));
+    assert!(!format!("{shown:?}").contains("ggg"), "{shown:?}");
+}
+
+#[tokio::test]
+async fn members_are_paged_and_statements_passed_on() {
+    let bench = Bench::new().await;
+    let chat = bench.chat(0).await;
+    let base = format!("/v1/chats/{chat}");
+    let page = bench
+        .call("GET", &format!("{base}/members?limit=2"), "")
+        .await;
+    assert_eq!(page.header("quorate-position"), "3:42");
+    let page: Members = serde_json::from_slice(&page.body).unwrap();
+    assert_eq!((page.number, page.members.len()), (7, 2));
+    let after = page.next.unwrap();
+    let rest = format!("{base}/members?after={after}");
+    let rest: Members = serde_json::from_slice(&bench.call("GET", &rest, "").await.body).unwrap();
+    assert_eq!((rest.members.len(), rest.next), (1, None));
+    for query in ["limit=0", "limit=257", "after=zz", "before=1"] {
+        let reply = bench
+            .call("GET", &format!("{base}/members?{query}"), "")
+            .await;
+        reply.problem(400, "query_invalid");
+    }
+
+    let body = r#"{"statement":{"payload":"said","signatures":[]}}"#;
+    let said = bench
+        .call("POST", &format!("{base}/statements"), body)
+        .await;
+    let said: StatementAcks = serde_json::from_slice(&said.body).unwrap();
+    assert_eq!(said.refused[0].2, "said");
+    assert_eq!(said.unreachable, ["is"]);
+    let account = "ab".repeat(32);
+    let path = format!("/v1/accounts/{account}/statements");
+    let said = bench.call("POST", &path, body).await;
+    let said: StatementAcks = serde_json::from_slice(&said.body).unwrap();
+    assert_eq!(said.unreachable, [account]);
+    let path = format!("{base}/statements");
+    let wrong = bench.call("POST", &path, r#"{"statement":{}}"#).await;
+    wrong.problem(400, "body_invalid");
+    let big = format!(r#"{{"statement":{{"payload":"{}"}}}}"#, "x".repeat(1 << 16));
+    let big = bench.call("POST", &path, &big).await;
+    big.problem(413, "body_too_large");
 }
 
 #[tokio::test]
 async fn request_ids_are_echoed_drawn_or_refused() {
     let bench = Bench::new().await;
     let id = "00112233445566778899aabbccddeeff";
-    let own = [("quorate-device", "phone"), ("quorate-request", id)];
+    let own = [GRANT, ("quorate-request", id)];
     let reply = bench.call_with("GET", "/v1/chats", "", &own).await;
     assert_eq!(reply.header("quorate-request"), id);
     assert_eq!(
@@ -297,7 +354,7 @@ async fn request_ids_are_echoed_drawn_or_refused() {
         drawn[1].header("quorate-request")
     );
     for bad in ["1", "zz112233445566778899aabbccddeeff", ""] {
-        let headers = [("quorate-device", "phone"), ("quorate-request", bad)];
+        let headers = [GRANT, ("quorate-request", bad)];
         let reply = bench.call_with("GET", "/v1/chats", "", &headers).await;
         reply.problem(400, "request_id_invalid");
     }
@@ -335,6 +392,15 @@ async fn every_error_of_a_home_has_its_problem() {
     };
     let invalid = HomeError::Invalid {
         detail: "no such thing".into(),
+    };
+    let spent = |account| HomeError::Spent {
+        detail: "the budget is spent at ch".into(),
+        retry_ms: 90_001,
+        account,
+    };
+    let statement = |code: &str| HomeError::Statement {
+        code: code.into(),
+        reason: "it is not taken".into(),
     };
     let cases = [
         (
@@ -390,6 +456,11 @@ async fn every_error_of_a_home_has_its_problem() {
             Unknown,
         ),
         (corrupt, 500, "corrupt", None, NotDone),
+        (spent(true), 429, "account_budget", Some(90_001), NotDone),
+        (spent(false), 503, "custodian_budget", Some(90_001), NotDone),
+        (statement("fork"), 409, "statement_fork", None, NotDone),
+        (statement("role"), 403, "statement_role", None, NotDone),
+        (statement("full"), 422, "statement_full", None, NotDone),
     ];
     for (error, status, code, retry_ms, outcome) in cases {
         let said = error.to_string();
@@ -415,5 +486,41 @@ async fn every_error_of_a_home_has_its_problem() {
             "quorum_refused" => assert_eq!(problem.quorum.as_ref(), Some(&refused)),
             _ => assert_eq!(problem.quorum, None),
         }
+    }
+}
+
+/// Which of them a new grant helps against, and under which code.
+#[tokio::test]
+async fn every_refusal_of_a_grant_has_its_code() {
+    let bench = Bench::new().await;
+    for why in GrantRefusal::ALL {
+        let (status, code) = match why.code() {
+            "signature" => (401, "grant_signature"),
+            "not_yet_valid" => (401, "grant_not_yet"),
+            "expired" => (401, "grant_expired"),
+            "id_reused" => (401, "grant_id_reused"),
+            "ceiling_spent" => (401, "grant_ceiling_spent"),
+            "other_deployment" => (403, "grant_other_deployment"),
+            "other_home" => (403, "grant_other_home"),
+            "action_not_granted" => (403, "grant_action"),
+            "chat_not_granted" => (403, "grant_chat"),
+            "epoch_before_range" | "epoch_after_range" => (403, "grant_epoch"),
+            own @ ("device_unknown"
+            | "device_expired"
+            | "device_revoked"
+            | "chat_unknown"
+            | "chat_forked"
+            | "not_member"
+            | "epoch_before_membership") => (403, own),
+            _form => (401, "grant_malformed"),
+        };
+        let detail = why.to_string();
+        let fails = HomeError::Denied { why: *why, detail };
+        *bench.home.fails.lock().unwrap() = Some(fails);
+        let reply = bench.call("GET", "/v1/chats", "").await;
+        let problem = reply.problem(status, code);
+        assert_eq!(problem.detail, why.text());
+        let challenged = !reply.header("www-authenticate").is_empty();
+        assert_eq!(challenged, status == 401, "{why:?}");
     }
 }

@@ -11,10 +11,10 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use quorate_engine::api::{
-    Append, Appended, Chat, ChatList, CreateChat, DEVICE_HEADER, Edit, LeaseStatus, Message, Page,
-    PolicyStatus, Status, Written,
+    Append, Appended, Chat, ChatList, CreateChat, Edit, LeaseStatus, Member, Members, Message,
+    Page, PolicyStatus, StatementAcks, Status, Written, registry::Statement,
 };
-use quorate_engine::types::{ChatId, MessageId, Revision};
+use quorate_engine::types::{AccountId, ChatId, MessageId, Revision};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
@@ -24,6 +24,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
+
+/// What callers show here; nothing reads it.
+pub(super) const GRANT: (&str, &str) = ("authorization", "Bearer phone");
+/// The start of a body that creates a chat; the idempotency key and `}` follow.
+pub(super) const CREATE: &str =
+    r#"{"genesis":{"payload":"{}","signatures":[]},"profile":{"title":"t"},"idempotency_key":"#;
 
 /// A home without shards, custodians or sealing: enough to be asked things.
 #[derive(Default)]
@@ -48,7 +54,7 @@ impl FakeHome {
         + 'static,
     ) -> BoxFuture<'_, HomeResult<T>> {
         async move {
-            let device = caller.device.clone();
+            let device = caller.grant.clone();
             self.callers.lock().unwrap().push(caller);
             let delay = *self.delay_ms.lock().unwrap();
             tokio::time::sleep(Duration::from_millis(delay)).await;
@@ -222,6 +228,66 @@ impl HomeApi for FakeHome {
             })
         })
     }
+    fn chat_statement(
+        &self,
+        caller: Caller,
+        chat: ChatId,
+        statement: Statement,
+    ) -> BoxFuture<'_, HomeResult<StatementAcks>> {
+        self.run(caller, move |chats, _| {
+            let known = chats.get(&chat);
+            known.ok_or_else(|| missing(format!("chat {chat}")))?;
+            Ok(StatementAcks {
+                acks: Vec::new(),
+                refused: vec![("ch".into(), "role".into(), statement.payload)],
+                unreachable: vec!["is".into()],
+            })
+        })
+    }
+    fn account_statement(
+        &self,
+        caller: Caller,
+        account: AccountId,
+        _statement: Statement,
+    ) -> BoxFuture<'_, Result<StatementAcks, HomeError>> {
+        let done = self.run(caller, move |_, _| {
+            Ok(StatementAcks {
+                acks: Vec::new(),
+                refused: Vec::new(),
+                unreachable: vec![account.to_string()],
+            })
+        });
+        async move { done.await.map(|at| at.value) }.boxed()
+    }
+    fn members(
+        &self,
+        caller: Caller,
+        chat: ChatId,
+        after: Option<AccountId>,
+        limit: usize,
+    ) -> BoxFuture<'_, HomeResult<Members>> {
+        self.run(caller, move |chats, _| {
+            let known = chats.get(&chat);
+            known.ok_or_else(|| missing(format!("chat {chat}")))?;
+            let all = (0..3).map(|n| AccountId([n; 32]));
+            let all = all.filter(|a| after.is_none_or(|after| *a > after));
+            let members: Vec<Member> = all
+                .take(limit)
+                .map(|account| Member {
+                    account: account.to_string(),
+                    role: "member".into(),
+                    from_epoch: 0,
+                })
+                .collect();
+            let next = (members.len() == limit).then(|| members[limit - 1].account.clone());
+            Ok(Members {
+                number: 7,
+                hash: "h".into(),
+                members,
+                next,
+            })
+        })
+    }
     fn status(&self) -> BoxFuture<'_, Status> {
         async {
             Status {
@@ -362,10 +428,9 @@ impl Bench {
         let running = start(router, Some(tls::fixed(config)), serve).await;
         Self { home, running, ca }
     }
-    /// A request as device `phone`; a body is sent as JSON.
+    /// A request with a grant; a body is sent as JSON.
     pub(super) async fn call(&self, method: &str, path: &str, body: &str) -> Reply {
-        self.call_with(method, path, body, &[(DEVICE_HEADER, "phone")])
-            .await
+        self.call_with(method, path, body, &[GRANT]).await
     }
     pub(super) async fn call_with(
         &self,
@@ -382,11 +447,7 @@ impl Bench {
     /// A chat with `n` messages; its id.
     pub(super) async fn chat(&self, n: usize) -> String {
         let made = self
-            .call(
-                "POST",
-                "/v1/chats",
-                r#"{"idempotency_key":"k","profile":{"title":"t"}}"#,
-            )
+            .call("POST", "/v1/chats", &format!("{CREATE}\"k\"}}"))
             .await;
         assert_eq!(made.status, 201, "{made:?}");
         let id = made.json()["id"].as_str().unwrap().to_owned();

@@ -1,6 +1,6 @@
 //! Sizes, deadlines, caps, TLS versions and an orderly end.
 
-use super::fixture::{Bench, connect, request, send, try_send};
+use super::fixture::{Bench, CREATE, GRANT, connect, request, send, try_send};
 use crate::http::client::ONE_CONTENT_BODY_BYTES_MAX;
 use crate::http::envelope::Limits;
 use crate::http::serve::ServeLimits;
@@ -10,8 +10,6 @@ use quorate_engine::types::Outcome;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-
-const DEVICE: (&str, &str) = ("quorate-device", "phone");
 
 fn limits(request_ms_max: u64, requests_max: usize) -> Limits {
     Limits {
@@ -67,7 +65,7 @@ async fn large_bodies_and_contents_are_413() {
         "POST",
         &path,
         "",
-        &[DEVICE, ("content-type", "application/json")],
+        &[GRANT, ("content-type", "application/json")],
     );
     *streamed.body_mut() = axum::body::Body::from_stream(chunks);
     let stream = connect(bench.running.address, bench.ca.connector(None))
@@ -85,7 +83,7 @@ async fn a_deadline_is_unknown_for_writes_and_not_done_for_reads() {
         .await
         .problem(504, "timeout");
     assert_eq!(read.outcome, Outcome::NotDone);
-    let body = r#"{"idempotency_key":"k","profile":{}}"#;
+    let body = &format!("{CREATE}\"k\"}}");
     let write = bench
         .call("POST", "/v1/chats", body)
         .await
@@ -119,7 +117,7 @@ async fn a_full_plane_says_so_at_once() {
 async fn a_bug_is_a_problem_and_the_node_goes_on() {
     let bench = Bench::new().await;
     *bench.home.panics.lock().unwrap() = true;
-    let body = r#"{"idempotency_key":"k","profile":{}}"#;
+    let body = &format!("{CREATE}\"k\"}}");
     let problem = bench
         .call("POST", "/v1/chats", body)
         .await
@@ -256,7 +254,7 @@ async fn http2_is_served_where_it_is_negotiated() {
     config.alpn_protocols = vec![b"h2".to_vec()];
     let stream = connect(bench.running.address, config).await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()));
-    let reply = try_send(stream, true, request("GET", "/v1/chats", "", &[DEVICE]))
+    let reply = try_send(stream, true, request("GET", "/v1/chats", "", &[GRANT]))
         .await
         .unwrap();
     assert_eq!(reply.status, 200);
@@ -290,7 +288,7 @@ async fn stopping_lets_requests_end_and_has_a_deadline() {
     let idle = connect(bench.running.address, bench.ca.connector(None))
         .await
         .unwrap();
-    let working = tokio::spawn(send(stream, request("GET", "/v1/chats", "", &[DEVICE])));
+    let working = tokio::spawn(send(stream, request("GET", "/v1/chats", "", &[GRANT])));
     tokio::time::sleep(Duration::from_millis(100)).await;
     let address = bench.running.address;
     let started = Instant::now();
@@ -322,7 +320,7 @@ async fn stopping_lets_requests_end_and_has_a_deadline() {
     let cut = tokio::spawn(try_send(
         stream,
         false,
-        request("GET", "/v1/chats", "", &[DEVICE]),
+        request("GET", "/v1/chats", "", &[GRANT]),
     ));
     tokio::time::sleep(Duration::from_millis(100)).await;
     let started = Instant::now();

@@ -53,6 +53,9 @@ async fn the_document_has_every_route_and_every_reference_resolves() {
         ("/v1/chats/{chat}/messages", "post"),
         ("/v1/chats/{chat}/messages/{id}", "get"),
         ("/v1/chats/{chat}/messages/{id}", "put"),
+        ("/v1/chats/{chat}/members", "get"),
+        ("/v1/chats/{chat}/statements", "post"),
+        ("/v1/accounts/{account}/statements", "post"),
         ("/v1/status", "get"),
         ("/v1/openapi.json", "get"),
     ];
@@ -97,7 +100,9 @@ async fn the_document_has_every_route_and_every_reference_resolves() {
         );
         assert_eq!(replies.contains_key("413"), writes, "{method} {path}");
         // A documented route is served: anything but the router's own refusals.
-        let real = path.replace("{chat}", &"0".repeat(64)).replace("{id}", "1");
+        let id = "0".repeat(64);
+        let real = path.replace("{chat}", &id).replace("{account}", &id);
+        let real = real.replace("{id}", "1");
         let reply = bench.call(&method.to_uppercase(), &real, "").await;
         assert_ne!(reply.status, 405, "{method} {path}");
         assert!(

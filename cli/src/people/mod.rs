@@ -1,0 +1,50 @@
+//! People: their wallets, what their devices sign, and whom they believe.
+//!
+//! ```text
+//!  login ─▶ Wallet (device.json) ─▶ Person ─ grants ─────▶ client ─▶ home
+//!             │                       └──── statements ──▶ client ─▶ home ─▶ custodians
+//!             └ account statements ─▶ Registry (an authority's certificate) ─▶ custodians
+//!                                            signed heads ─▶ Known::judge: done, or what is missing
+//! ```
+//!
+//! Deliberately not here: what a statement means or who may sign it; that is
+//! decided in `quorate_engine::authz`, at every custodian.
+
+pub mod account;
+pub mod known;
+pub mod person;
+pub mod place;
+pub mod registry;
+pub mod wallet;
+
+pub use known::{Judged, Known};
+pub use person::{Person, Wants, now_ms};
+pub use registry::Registry;
+pub use wallet::Wallet;
+
+use quorate_engine::api::registry::{Statement, StatementSignature};
+use quorate_engine::authz::envelope::{Envelope, Signature};
+
+/// As it goes over HTTP and into files.
+pub fn to_wire(signed: &Envelope) -> Statement {
+    let one = |s: &Signature| StatementSignature {
+        key: s.key.clone(),
+        signature: s.signature.clone(),
+    };
+    Statement {
+        payload: signed.payload.clone(),
+        signatures: signed.signatures.iter().map(one).collect(),
+    }
+}
+
+/// Reverses [`to_wire`]. Says nothing about who signed.
+pub fn from_wire(sent: &Statement) -> Envelope {
+    let one = |s: &StatementSignature| Signature {
+        key: s.key.clone(),
+        signature: s.signature.clone(),
+    };
+    Envelope {
+        payload: sent.payload.clone(),
+        signatures: sent.signatures.iter().map(one).collect(),
+    }
+}

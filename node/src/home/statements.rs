@@ -1,0 +1,255 @@
+//! Statements about chats and accounts, passed on to every custodian.
+//!
+//! A chat's statements are numbered by its shard first, so that an honest home never passes two
+//! of one number on. Beyond that the home is a messenger: what it passes on was signed by others, and what
+//! it brings back is signed by the custodians. The client counts.
+
+use super::core::{Core, Fail};
+use super::shard::Shard;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use quorate_engine::api::{StatementAck, StatementAcks};
+use quorate_engine::authz::envelope::Envelope;
+use quorate_engine::custody::protocol::{
+    ChainId, CustodianReply, CustodianRequest, SignedHead, StatementRefused, StatementRequest,
+};
+use quorate_engine::home::command::{Reply, UndoStatement};
+use quorate_engine::home::{Command, read};
+use quorate_engine::types::{ChatId, CustodianId, StatementHash};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What a custodian says that lacks earlier statements.
+const BEHIND: &str = "behind";
+/// Chats whose statements are kept in order here at most, beside those in use.
+const CHAINS_MAX: usize = 4_096;
+/// Wait for a custodian to take a statement, in milliseconds.
+const STATEMENT_MS_MAX: u64 = 5_000;
+
+/// One statement of a chat at a time, and the newest that a custodian is known to have taken:
+/// that one will never be taken back.
+#[derive(Default)]
+pub struct Chains(Mutex<HashMap<ChatId, Arc<tokio::sync::Mutex<Option<u64>>>>>);
+
+impl Chains {
+    /// Forgets what custodians took: another leader may have taken it back since.
+    pub(super) fn clear(&self) {
+        let mut chains = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        chains.clear();
+    }
+
+    /// Waits for its turn.
+    pub(super) async fn lock(&self, chat: &ChatId) -> tokio::sync::OwnedMutexGuard<Option<u64>> {
+        let chain = {
+            let mut chains = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if chains.len() >= CHAINS_MAX {
+                chains.retain(|_, chain| Arc::strong_count(chain) > 1);
+            }
+            chains.entry(*chat).or_default().clone()
+        };
+        chain.lock_owned().await
+    }
+}
+
+/// Whether a chat's newest statement may be built on. One that every custodian refuses is taken
+/// back; one of which it is not known is an error, and may be tried again.
+pub(super) async fn settle(
+    core: &Core,
+    shard: &Shard,
+    chat: &ChatId,
+    settled: &mut Option<u64>,
+) -> Result<(), Fail> {
+    let row = shard.view(|kv| read::chat(kv, chat))?;
+    let Some(head) = row.map(|r| r.head.head) else {
+        return Ok(());
+    };
+    if *settled == Some(head.number) {
+        return Ok(());
+    }
+    let newest = shard.view(|kv| read::statements(kv, chat, head.number))?;
+    let Some(newest) = newest.first() else {
+        return Err(Fail::NotDone(
+            "a chat's newest statement is not here".into(),
+        ));
+    };
+    let said = tell(core, ChainId::Chat(*chat), newest).await;
+    conclude(core, shard, chat, head.number, head.hash, &said, settled).await?;
+    match (&settled, said.refused_by_all()) {
+        (Some(number), _) if *number == head.number => Ok(()),
+        (_, Some(_)) => Ok(()),
+        _ => Err(Fail::Home(core.too_few(said.took(), said.silent.clone()))),
+    }
+}
+
+/// Notes what became of a chat's newest statement, and takes it back when it stands nowhere.
+pub(super) async fn conclude(
+    core: &Core,
+    shard: &Shard,
+    chat: &ChatId,
+    number: u64,
+    hash: StatementHash,
+    said: &Said,
+    settled: &mut Option<u64>,
+) -> Result<(), Fail> {
+    if !said.acks.is_empty() {
+        *settled = Some(number);
+    } else if let Some(why) = said.refused_by_all() {
+        tracing::info!(%chat, number, "every custodian refuses a statement; it is taken back: {why}");
+        let undo = UndoStatement {
+            chat: *chat,
+            number,
+            hash,
+        };
+        let undo = Command::UndoStatement(undo);
+        let (_, reply) = shard.propose(core.clock.wall(), undo).await?;
+        if reply != Reply::Done {
+            tracing::warn!(%chat, number, "it is not taken back: {reply:?}");
+        }
+    }
+    Ok(())
+}
+
+/// What the custodians said to one statement.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    /// Took it; the acknowledgement verifies.
+    pub acks: BTreeMap<CustodianId, SignedHead>,
+    /// Refused it.
+    pub refused: BTreeMap<CustodianId, StatementRefused>,
+    /// Did not answer, or with something that does not verify.
+    pub silent: BTreeSet<CustodianId>,
+}
+
+impl Said {
+    /// Who took it.
+    pub(super) fn took(&self) -> BTreeSet<CustodianId> {
+        self.acks.keys().cloned().collect()
+    }
+
+    /// Every custodian refused it for good: it stands nowhere. One that lacks earlier
+    /// statements may take it yet.
+    pub(super) fn refused_by_all(&self) -> Option<&StatementRefused> {
+        let refused = self.acks.is_empty() && self.silent.is_empty();
+        let for_good = self.refused.values().all(|why| why.code != BEHIND);
+        self.refused.values().next().filter(|_| refused && for_good)
+    }
+
+    /// As the client plane shows it.
+    pub(super) fn shown(&self) -> StatementAcks {
+        let ack = |head: &SignedHead| StatementAck {
+            custodian: head.custodian.to_string(),
+            number: head.number,
+            hash: hex::encode(head.hash),
+            entry: head.entry,
+            time_ms: head.time_ms,
+            signature: hex::encode(&head.signature),
+        };
+        let refused = |(c, why): (&CustodianId, &StatementRefused)| {
+            (c.to_string(), why.code.clone(), why.reason.clone())
+        };
+        StatementAcks {
+            acks: self.acks.values().map(ack).collect(),
+            refused: self.refused.iter().map(refused).collect(),
+            unreachable: self.silent.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// Tells every custodian of the policy and waits for all of them, a slow one at most
+/// [`STATEMENT_MS_MAX`]. What this home remembers of the chain is forgotten before and after.
+pub(super) async fn tell(core: &Core, chain: ChainId, statement: &Envelope) -> Said {
+    core.directory.forget(&chain);
+    let leaves = core.config.policy.custodians();
+    let mut asked: FuturesUnordered<_> = leaves
+        .into_iter()
+        .map(|custodian| async move {
+            let reply = tell_one(core, &custodian, &chain, statement).await;
+            (custodian, reply)
+        })
+        .collect();
+    let mut said = Said::default();
+    while let Some((custodian, reply)) = asked.next().await {
+        match reply {
+            Some(Ok(head)) => drop(said.acks.insert(custodian, head)),
+            Some(Err(why)) => drop(said.refused.insert(custodian, why)),
+            None => drop(said.silent.insert(custodian)),
+        }
+    }
+    core.directory.forget(&chain);
+    said
+}
+
+type Word = Result<SignedHead, StatementRefused>;
+
+/// One custodian's word. One that lacks earlier statements of a chat is sent those first.
+async fn tell_one(
+    core: &Core,
+    custodian: &CustodianId,
+    chain: &ChainId,
+    statement: &Envelope,
+) -> Option<Word> {
+    let deadline = core.clock.mono() + STATEMENT_MS_MAX;
+    let mut word = send(core, custodian, chain, statement, deadline).await?;
+    let ChainId::Chat(chat) = chain else {
+        return Some(word);
+    };
+    // Each round begins further on, or the word is not `behind` again.
+    let mut from = None;
+    while let Err(why) = &word
+        && why.code == BEHIND
+        && from < Some(why.have.map_or(0, |have| have + 1))
+    {
+        let next = why.have.map_or(0, |have| have + 1);
+        from = Some(next);
+        let missing = core.shard(chat).view(|kv| read::statements(kv, chat, next));
+        for missing in missing.unwrap_or_default() {
+            word = send(core, custodian, chain, &missing, deadline).await?;
+            if word.is_err() {
+                break;
+            }
+        }
+    }
+    Some(word)
+}
+
+async fn send(
+    core: &Core,
+    custodian: &CustodianId,
+    chain: &ChainId,
+    statement: &Envelope,
+    deadline: u64,
+) -> Option<Word> {
+    let body = StatementRequest {
+        home: core.config.home.clone(),
+        deployment: core.config.deployment,
+        statement: statement.clone(),
+    };
+    let request = match chain {
+        ChainId::Chat(_) => CustodianRequest::ChatStatement(body),
+        ChainId::Account(_) => CustodianRequest::AccountStatement(body),
+    };
+    let left = deadline.saturating_sub(core.clock.mono());
+    match core.custodians.ask(custodian, &request, left).await {
+        Ok(CustodianReply::Statement(Ok(head))) if holds(core, custodian, chain, &head) => {
+            Some(Ok(head))
+        }
+        Ok(CustodianReply::Statement(Err(why))) => Some(Err(why)),
+        Ok(_) => {
+            tracing::warn!(%custodian, "its word on a statement does not verify");
+            None
+        }
+        Err(e) => {
+            tracing::debug!("no word on a statement: {e}");
+            None
+        }
+    }
+}
+
+fn holds(core: &Core, custodian: &CustodianId, chain: &ChainId, head: &SignedHead) -> bool {
+    let known = core.custodians.get(custodian).ok();
+    let log_key = known.and_then(|(_, descriptor)| descriptor.log_key);
+    log_key.is_some_and(|key| {
+        head.verify(&core.config.deployment, custodian, chain, &key.0)
+            .is_ok()
+    })
+}
