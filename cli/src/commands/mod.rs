@@ -4,6 +4,7 @@
 //! `async fn run(args, &Context) -> CommandResult`, one variant of [`Command`]
 //! and one arm in [`Command::run`].
 
+pub mod approve;
 pub mod bench;
 pub mod chat;
 pub mod cluster;
@@ -23,6 +24,9 @@ pub mod keys;
 pub mod login;
 pub mod members;
 pub mod message;
+pub mod officer;
+mod officer_papers;
+pub mod order;
 pub mod policy;
 pub mod recover;
 pub mod status;
@@ -115,6 +119,12 @@ pub enum Command {
     Status(status::Args),
     /// Set up and operate a custodian
     Custodian(custodian::Args),
+    /// A custodian's officers, and what they decide together
+    Officer(officer::Args),
+    /// Decide on a proposal that `officer list` shows
+    Approve(approve::Args),
+    /// Disclosure orders: what a court asks for, and what officers say to it
+    Order(order::Args),
     /// Set up a home
     Home(home::Args),
     /// Set up an identity authority
@@ -151,6 +161,9 @@ impl Command {
             Self::Export(args) => export::run(args, context).await,
             Self::Status(args) => status::run(args, context).await,
             Self::Custodian(args) => custodian::run(args, context).await,
+            Self::Officer(args) => officer::run(args, context).await,
+            Self::Approve(args) => approve::run(args, context).await,
+            Self::Order(args) => order::run(args, context).await,
             Self::Home(args) => home::run(&args, context),
             Self::Identity(args) => identity::run(args, context).await,
             Self::Trust(args) => trust::run(&args, context),

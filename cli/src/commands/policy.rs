@@ -29,8 +29,9 @@ pub struct Args {
     action: Action,
 }
 
+/// Where policies and the facts about custodians come from.
 #[derive(Debug, clap::Args)]
-struct Input {
+pub(super) struct Input {
     /// TOML file with [policy.NAME] and [bloc], or a whole topology
     file: PathBuf,
     /// Directory with the descriptors of home and custodians (*.json, or one directory for each)
@@ -143,7 +144,7 @@ fn reports(file: &PolicyFile, facts: &Facts, chance: Option<Chance>) -> Vec<Repo
         .collect()
 }
 
-fn read(input: &Input) -> Result<(PolicyFile, Facts), Failure> {
+pub(super) fn read(input: &Input) -> Result<(PolicyFile, Facts), Failure> {
     let bytes = read_limited(&input.file).map_err(|e| Failure::file("read", &input.file, &e))?;
     let text = String::from_utf8(bytes).map_err(|_| {
         Failure::usage(

@@ -4,6 +4,7 @@
 //! document at `/v1/openapi.json` is generated from them.
 
 pub mod keys;
+pub mod officers;
 pub mod operator;
 pub mod registry;
 

@@ -9,7 +9,8 @@ use super::ENTRY_BYTES_MAX;
 use super::merkle::Hash;
 use crate::crypto::labels;
 use crate::types::{
-    AuthorityId, ChatId, CustodianId, HomeId, KeyId, NodeId, PolicyId, RequestId, WallMs,
+    AuthorityId, ChatId, CustodianId, HomeId, KeyId, NodeId, OfficerId, OrderId, PolicyId,
+    RequestId, WallMs,
 };
 use hmac::{Hmac, KeyInit, Mac};
 use rand_core::CryptoRng;
@@ -91,6 +92,16 @@ pub enum EntryKind {
     KeySlots,
     /// A peer hands key versions to a node that restarted without them.
     KeyHandover,
+    /// The first officers.
+    OfficerBootstrap,
+    /// Something for officers to decide on.
+    OfficerProposal,
+    /// An officer's decision, and what it led to.
+    OfficerDecision,
+    /// A disclosure order came in.
+    Order,
+    /// Shares asked for under an order; granted or refused key by key.
+    OrderRelease,
 }
 
 /// What happened to one key.
@@ -291,6 +302,21 @@ pub struct Entry {
     /// Former entries whose openings were erased.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub entries: Vec<u64>,
+    /// The hash of the officers' statement.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub officer_statement: Option<HexBytes<32>>,
+    /// The officer who signed it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub officer: Option<OfficerId>,
+    /// The proposal concerned: the hash of its bytes.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub proposal: Option<HexBytes<32>>,
+    /// The order concerned.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub order: Option<OrderId>,
+    /// What is proposed, decided, or was done, in one word each.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub acts: Vec<String>,
     /// Chats, each as HMAC-SHA-256 under a salt of its own.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub chats: Vec<HexBytes<32>>,
@@ -355,6 +381,11 @@ impl Entry {
             voters: Vec::new(),
             scope: None,
             entries: Vec::new(),
+            officer_statement: None,
+            officer: None,
+            proposal: None,
+            order: None,
+            acts: Vec::new(),
             chats: Vec::new(),
             keys: Vec::new(),
             identity_authority: None,

@@ -18,7 +18,7 @@ use super::officers::{
     Verdict, line, within_life,
 };
 use crate::crypto::labels;
-use crate::types::{AccountId, ChatId, KeyId, OfficerId, OrderId, WallMs};
+use crate::types::{AccountId, ChatId, EpochNo, KeyId, OfficerId, OrderId, WallMs};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -324,6 +324,8 @@ impl OrderState {
 /// One key epoch of a chat as a custodian sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StoredEpoch {
+    /// Its number in the chat.
+    pub epoch: EpochNo,
     /// Entry time of its store.
     pub stored_ms: WallMs,
     /// The dealing.
@@ -332,36 +334,46 @@ pub struct StoredEpoch {
 
 /// A key epoch that an order's scope includes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ScopedEpoch {
+    /// Its number in the chat.
+    pub epoch: EpochNo,
     /// The dealing.
     pub key: KeyId,
-    /// When it was stored here.
+    /// When it counts as begun: when it was stored here.
     pub from_ms: WallMs,
-    /// When it counts as ended: its chat's next store, at most seven days later.
+    /// When it counts as ended: when its successor was stored, at most seven days later.
     pub to_ms: WallMs,
     /// Whether its successor is stored. Until then it is not released: what
     /// is being written under it now is nobody's past yet.
     pub closed: bool,
 }
 
-/// The epochs of one chat that overlap `scope`'s dates. `stored` holds every
-/// dealing of the chat, oldest first, also those destroyed since.
-pub fn overlapping(stored: &[StoredEpoch], scope: &OrderScope) -> Vec<ScopedEpoch> {
-    let mut out = Vec::new();
-    for (n, epoch) in stored.iter().enumerate() {
-        let next = stored[n..].iter().find(|e| e.stored_ms > epoch.stored_ms);
-        let longest = epoch.stored_ms.saturating_add(EPOCH_RUN_MS_MAX);
-        let to_ms = next.map_or(longest, |e| e.stored_ms.min(longest));
-        if epoch.stored_ms < scope.to_ms && to_ms > scope.from_ms {
-            out.push(ScopedEpoch {
-                key: epoch.key,
-                from_ms: epoch.stored_ms,
-                to_ms,
-                closed: next.is_some(),
-            });
-        }
-    }
-    out
+/// `epoch`, if it overlaps `scope`'s dates. `next_ms`: when the chat's next
+/// epoch was stored, also if it was destroyed since.
+///
+/// A share that came after its successor's ran before that one: for at most
+/// seven days, nobody here can say since when.
+pub fn in_scope(
+    epoch: &StoredEpoch,
+    next_ms: Option<WallMs>,
+    scope: &OrderScope,
+) -> Option<ScopedEpoch> {
+    let at = epoch.stored_ms;
+    let longest = at.saturating_add(EPOCH_RUN_MS_MAX);
+    let (from_ms, to_ms) = match next_ms {
+        None => (at, longest),
+        Some(next) if next < at => (next.saturating_sub(EPOCH_RUN_MS_MAX), next),
+        Some(next) => (at, next.max(at + 1).min(longest)),
+    };
+    let overlaps = from_ms < scope.to_ms && to_ms > scope.from_ms;
+    overlaps.then_some(ScopedEpoch {
+        epoch: epoch.epoch,
+        key: epoch.key,
+        from_ms,
+        to_ms,
+        closed: next_ms.is_some(),
+    })
 }
 
 #[cfg(test)]

@@ -32,6 +32,13 @@ pub const SHRED_BUDGET: Budget = Budget {
     per_hour: 4096,
     id: 2,
 };
+/// Orders that may be submitted, so that they cannot fill the store.
+pub const ORDER_BUDGET: Budget = Budget {
+    name: "orders",
+    capacity: 64,
+    per_hour: 64,
+    id: 9,
+};
 /// Keys released for one account: two epochs in a thousand chats at once, then
 /// one key in four seconds. A stolen device that reads everything runs dry.
 pub const ACCOUNT_BUDGET: Budget = Budget {

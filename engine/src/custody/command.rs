@@ -6,10 +6,11 @@ use crate::authz::chain::Source;
 use crate::authz::envelope::{Envelope, PAYLOAD_BYTES_MAX, SIGNATURES_MAX};
 use crate::authz::grant::GRANT_BYTES_MAX;
 use crate::authz::identity::{AuthorityRecord, ENTITY_BYTES_MAX};
+use crate::authz::officers::Statement;
 use crate::crypto::wrap::WRAPPED_LEN;
 use crate::policy::POLICY_BYTES_MAX;
 use crate::types::codec::{self, CodecError};
-use crate::types::{ChatId, EpochNo, HomeId, KeyId, NodeId, PolicyId, RequestId, WallMs};
+use crate::types::{ChatId, EpochNo, HomeId, KeyId, NodeId, OrderId, PolicyId, RequestId, WallMs};
 use rand_core::CryptoRng;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -125,6 +126,10 @@ pub enum Command {
     ChatStatement(Chained),
     /// Record what happened to a node's own keys.
     KeyEvent(KeyEvent),
+    /// Take a signed statement of officers or an order in.
+    Officers(Officers),
+    /// Decide and record which shares go out under an order.
+    OrderRelease(OrderRelease),
 }
 
 /// See [`Command::RegisterAuthority`].
@@ -411,6 +416,44 @@ pub struct KeyEvent {
     pub reason: String,
 }
 
+/// See [`Command::Officers`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Officers {
+    /// Who handed it in.
+    pub operator: Operator,
+    /// What officers signed; decides on its own.
+    pub statement: Envelope,
+}
+
+impl Officers {
+    fn kind(&self) -> EntryKind {
+        match Statement::read(&self.statement) {
+            Ok(Statement::Bootstrap(_)) => EntryKind::OfficerBootstrap,
+            Ok(Statement::Proposal(_)) => EntryKind::OfficerProposal,
+            Ok(Statement::Order(_)) => EntryKind::Order,
+            // What cannot be read is refused as a decision on nothing.
+            Ok(Statement::Decision(_)) | Err(_) => EntryKind::OfficerDecision,
+        }
+    }
+}
+
+/// See [`Command::OrderRelease`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderRelease {
+    /// The order.
+    pub order: OrderId,
+    /// The caller's request id.
+    pub request: RequestId,
+    /// The home that asks.
+    pub home: HomeId,
+    /// Its node.
+    pub node: NodeId,
+    /// Hash of the lease key.
+    pub lease_key: [u8; 32],
+    /// At most [`KEYS_PER_REQUEST_MAX`].
+    pub keys: Vec<KeyRef>,
+}
+
 impl Command {
     /// What its log entry is called.
     pub fn kind(&self) -> EntryKind {
@@ -439,6 +482,8 @@ impl Command {
                 KeyEventKind::Slots => EntryKind::KeySlots,
                 KeyEventKind::HandedOver => EntryKind::KeyHandover,
             },
+            Command::Officers(c) => c.kind(),
+            Command::OrderRelease(_) => EntryKind::OrderRelease,
         }
     }
 
@@ -499,6 +544,11 @@ impl Command {
                 }
                 at_most("bytes of reason", c.reason.len(), REASON_BYTES_MAX)
             }
+            Command::Officers(c) => {
+                signed_off(&c.operator, "")?;
+                enveloped(&c.statement)
+            }
+            Command::OrderRelease(c) => count("keys", c.keys.len()),
         }
     }
 }

@@ -36,13 +36,14 @@ mod view_chains;
 
 pub use apply::Custody;
 pub use budget::{
-    ABANDON_BUDGET, ACCOUNT_BUDGET, Budget, HOME_NODE_BUDGET, OVERALL_BUDGET, SHRED_BUDGET,
+    ABANDON_BUDGET, ACCOUNT_BUDGET, Budget, HOME_NODE_BUDGET, ORDER_BUDGET, OVERALL_BUDGET,
+    SHRED_BUDGET,
 };
 pub use command::{
     Abandon, ApprovePolicy, AttestKey, COMMANDS_PER_PROPOSAL_MAX, Chained, Command, DropVersion,
     EraseOpenings, ExpireShares, Freeze, KeyEvent, KeyEventKind, KeyKind, OPERATOR_NAME_BYTES_MAX,
-    Operator, Proposal, REASON_BYTES_MAX, RegisterAuthority, RegisterHome, Release, Shred, Stamped,
-    StoreItem, StoreShares, Thaw, UseVersion, VOTERS_MAX, Voters, Wrapped,
+    Officers, Operator, OrderRelease, Proposal, REASON_BYTES_MAX, RegisterAuthority, RegisterHome,
+    Release, Shred, Stamped, StoreItem, StoreShares, Thaw, UseVersion, VOTERS_MAX, Voters, Wrapped,
 };
 pub use departure::{DEPARTURE_MS_MAX, Departure, Departures, Restricted, SETTLED_MS};
 pub use leader::{
@@ -61,7 +62,8 @@ pub use rows::{
 pub use standings::{Rows, Standings};
 pub use statement::{SEALING_LIFE_MS_MAX, StatementError};
 pub use view::{
-    Held, Overview, approved_policies, approved_policy, due, feed, freezes, key_version, overview,
+    ChatEpochs, EPOCHS_LISTED_MAX, Held, Overview, approved_policies, approved_policy, due, feed,
+    freezes, key_version, order, order_scope, orders, overview, proposal, proposals_open, roster,
     sealing_statement, share, version_in_use, versions, voters,
 };
 pub use view_chains::{

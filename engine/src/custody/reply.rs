@@ -71,6 +71,13 @@ pub enum Effect {
     },
     /// To `EraseOpenings`: how many were erased.
     Erased(u32),
+    /// To `Officers`: taken in.
+    Decided {
+        /// What is so now, in words.
+        detail: String,
+        /// Whether a quorum stood and its proposal was carried out with it.
+        carried: bool,
+    },
     /// Done now.
     Done,
     /// It was so already.

@@ -7,11 +7,13 @@ use crate::authz::chain::ChainId;
 use crate::authz::envelope::Envelope;
 use crate::authz::identity::{AccountState, AuthorityRecord};
 use crate::authz::membership::ChatHead;
+use crate::authz::officers::ProposalId;
+use crate::authz::orders::StoredEpoch;
 use crate::types::codec;
 use crate::types::kv::{Kv, KvError, KvRead};
 use crate::types::{
-    AccountId, AuthorityId, ChatId, DeviceId, EpochNo, GrantId, HomeId, KeyId, NodeId, PolicyId,
-    PublicKey, RequestId, StatementHash, WallMs,
+    AccountId, AuthorityId, ChatId, DeviceId, EpochNo, GrantId, HomeId, KeyId, NodeId, OrderId,
+    PolicyId, PublicKey, RequestId, StatementHash, WallMs,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -43,9 +45,14 @@ pub(super) const CHANGED: u8 = 0x28;
 pub(super) const HANDOVER: u8 = 0x30;
 pub(super) const GRANT: u8 = 0x31;
 pub(super) const GRANT_AGE: u8 = 0x32;
+pub(super) const ROSTER: u8 = 0x33;
+pub(super) const PROPOSAL: u8 = 0x34;
+pub(super) const ORDER: u8 = 0x35;
+pub(super) const CHAT_EPOCH: u8 = 0x36;
+pub(super) const PROPOSAL_OPEN: u8 = 0x37;
 
 /// First byte of every table and its name, for `dump` and status.
-pub const TABLES: [(u8, &str); 28] = [
+pub const TABLES: [(u8, &str); 33] = [
     (crate::audit::TABLE_HEAD, "log-head"),
     (crate::audit::TABLE_ENTRY, "log-entry"),
     (crate::audit::TABLE_NODE, "log-node"),
@@ -74,6 +81,11 @@ pub const TABLES: [(u8, &str); 28] = [
     (HANDOVER, "key-handover"),
     (GRANT, "grant"),
     (GRANT_AGE, "grant-age"),
+    (ROSTER, "roster"),
+    (PROPOSAL, "proposal"),
+    (ORDER, "order"),
+    (CHAT_EPOCH, "chat-epoch"),
+    (PROPOSAL_OPEN, "open-proposal"),
 ];
 
 /// When keys were last handed to a restarted node.
@@ -389,6 +401,37 @@ pub(super) fn freeze_key(scope: &FreezeScope) -> Vec<u8> {
         FreezeScope::All => vec![FREEZE, 0],
         FreezeScope::Chat(chat) => keyed(FREEZE, &[&[1], &chat.0]),
     }
+}
+pub(super) fn proposal_key(id: &ProposalId) -> Vec<u8> {
+    keyed(PROPOSAL, &[&id.0])
+}
+pub(super) fn proposal_open_key(expires_ms: WallMs, id: &ProposalId) -> Vec<u8> {
+    keyed(PROPOSAL_OPEN, &[&expires_ms.to_be_bytes(), &id.0])
+}
+pub(super) fn order_key(id: &OrderId) -> Vec<u8> {
+    keyed(ORDER, &[&id.0])
+}
+/// Its value is the entry time of the store.
+pub(super) fn chat_epoch_key(chat: &ChatId, epoch: EpochNo, key: &KeyId) -> Vec<u8> {
+    keyed(CHAT_EPOCH, &[&chat.0, &epoch.to_be_bytes(), &key.0])
+}
+/// Where the rows of `chat` from `epoch` on begin.
+pub(super) fn chat_epochs_from(chat: &ChatId, epoch: EpochNo) -> Vec<u8> {
+    keyed(CHAT_EPOCH, &[&chat.0, &epoch.to_be_bytes()])
+}
+/// Past every row of `chat`: longer than any of them, and no byte is above 255.
+pub(super) fn chat_epochs_end(chat: &ChatId) -> Vec<u8> {
+    keyed(CHAT_EPOCH, &[&chat.0, &[0xff; 21]])
+}
+pub(super) fn stored_epoch(key: &[u8], value: &[u8]) -> Result<StoredEpoch, KvError> {
+    let shape = || KvError("chat epoch row with a key of another shape".into());
+    let rest = key.get(1 + ChatId::LEN..).ok_or_else(shape)?;
+    let (epoch, id) = rest.split_at_checked(4).ok_or_else(shape)?;
+    Ok(StoredEpoch {
+        epoch: EpochNo::from_be_bytes(epoch.try_into().map_err(|_| shape())?),
+        stored_ms: decode(value)?,
+        key: KeyId(id.try_into().map_err(|_| shape())?),
+    })
 }
 pub(super) fn freeze_scope(key: &[u8]) -> Result<FreezeScope, KvError> {
     match key {

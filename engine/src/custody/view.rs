@@ -5,17 +5,29 @@ use super::FREEZES_MAX;
 use super::command::KeyKind;
 use super::protocol::{Feed, FreezeScope, SealingKeyStatement};
 use super::rows::{
-    self, EXPIRY, FREEZE, FreezeRow, POLICY, PolicyRow, ShareRow, Tombstone, VERSION, VOTERS,
-    VersionRow, VersionState, get,
+    self, EXPIRY, FREEZE, FreezeRow, ORDER, POLICY, PROPOSAL_OPEN, PolicyRow, ROSTER, ShareRow,
+    Tombstone, VERSION, VOTERS, VersionRow, VersionState, get,
 };
 use crate::audit::Log;
+use crate::authz::officers::{PROPOSALS_OPEN_MAX, ProposalId, ProposalState, Roster};
+use crate::authz::orders::{
+    EPOCH_RUN_MS_MAX, Order, OrderScope, OrderState, ScopedEpoch, StoredEpoch, in_scope,
+};
 use crate::types::kv::{KvError, KvRead};
-use crate::types::{KeyId, NodeId, PolicyId, WallMs};
+use crate::types::{ChatId, EpochNo, KeyId, NodeId, OrderId, PolicyId, WallMs};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// Most policies and key versions listed.
 const LIST_MAX: usize = 4096;
+/// Most orders listed.
+const ORDERS_LISTED_MAX: usize = 1024;
+/// Most dealings of one epoch that are looked at; a home makes one, or few when it fails.
+const DEALINGS_READ_MAX: usize = 16;
+/// Most epochs of one chat that are looked at for an order's scope.
+const EPOCHS_READ_MAX: usize = 65_536;
+/// Most epochs of one chat that an order's scope lists.
+pub const EPOCHS_LISTED_MAX: usize = 4096;
 
 /// What stands under a key id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,6 +202,138 @@ pub fn approved_policies<K: KvRead + ?Sized>(kv: &K) -> Result<Vec<PolicyId>, Kv
 /// [`KvError`] when the store fails or the row is damaged.
 pub fn voters<K: KvRead + ?Sized>(kv: &K) -> Result<BTreeSet<NodeId>, KvError> {
     Ok(get(kv, &[VOTERS])?.unwrap_or_default())
+}
+
+/// The custodian's officers, if there are any.
+///
+/// # Errors
+/// [`KvError`] when the store fails or the row is damaged.
+pub fn roster<K: KvRead + ?Sized>(kv: &K) -> Result<Option<Roster>, KvError> {
+    get(kv, &[ROSTER])
+}
+
+/// One proposal, whatever became of it.
+///
+/// # Errors
+/// [`KvError`] when the store fails or the row is damaged.
+pub fn proposal<K: KvRead + ?Sized>(
+    kv: &K,
+    id: &ProposalId,
+) -> Result<Option<ProposalState>, KvError> {
+    get(kv, &rows::proposal_key(id))
+}
+
+/// Proposals that take decisions at `now_ms`, the soonest to expire first.
+///
+/// # Errors
+/// [`KvError`] when the store fails or a row is damaged.
+pub fn proposals_open<K: KvRead + ?Sized>(
+    kv: &K,
+    now_ms: WallMs,
+) -> Result<Vec<ProposalState>, KvError> {
+    let from = rows::proposal_open_key(now_ms.saturating_add(1), &ProposalId([0; 32]));
+    let mut out = Vec::new();
+    for (key, _) in kv.scan(&from, &[PROPOSAL_OPEN + 1], PROPOSALS_OPEN_MAX, false)? {
+        let id = key.get(9..).and_then(|b| <[u8; 32]>::try_from(b).ok());
+        let id =
+            id.ok_or_else(|| KvError("open proposal row with a key of another shape".into()))?;
+        out.extend(proposal(kv, &ProposalId(id))?);
+    }
+    Ok(out)
+}
+
+/// One order, wherever it stands.
+///
+/// # Errors
+/// [`KvError`] when the store fails or the row is damaged.
+pub fn order<K: KvRead + ?Sized>(kv: &K, id: &OrderId) -> Result<Option<OrderState>, KvError> {
+    get(kv, &rows::order_key(id))
+}
+
+/// Every order submitted here, up to 1,024.
+///
+/// # Errors
+/// [`KvError`] when the store fails or a row is damaged.
+pub fn orders<K: KvRead + ?Sized>(kv: &K) -> Result<Vec<OrderState>, KvError> {
+    let found = kv.scan(&[ORDER], &[ORDER + 1], ORDERS_LISTED_MAX, false)?;
+    found.iter().map(|(_, v)| rows::decode(v)).collect()
+}
+
+/// When the epoch of `chat` after `epoch` was stored; the first of several dealings of it.
+pub(super) fn next_store_ms<K: KvRead + ?Sized>(
+    kv: &K,
+    chat: &ChatId,
+    epoch: EpochNo,
+) -> Result<Option<WallMs>, KvError> {
+    let Some(after) = epoch.checked_add(1) else {
+        return Ok(None);
+    };
+    let (from, end) = (
+        rows::chat_epochs_from(chat, after),
+        rows::chat_epochs_end(chat),
+    );
+    let found = kv.scan(&from, &end, DEALINGS_READ_MAX, false)?;
+    let found: Result<Vec<_>, _> = found
+        .iter()
+        .map(|(k, v)| rows::stored_epoch(k, v))
+        .collect();
+    let found = found?;
+    let next = found.first().map(|e| e.epoch);
+    let of_next = found.iter().filter(|e| Some(e.epoch) == next);
+    Ok(of_next.map(|e| e.stored_ms).min())
+}
+
+/// What an order would open of one chat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatEpochs {
+    /// The chat.
+    pub chat: ChatId,
+    /// Epochs that overlap the order's dates and whose share is still held.
+    pub epochs: Vec<ScopedEpoch>,
+    /// Whether there are more than [`EPOCHS_LISTED_MAX`], or more than could be looked at.
+    pub more: bool,
+}
+
+/// Every chat and epoch that `order` would open here, for officers to see before they sign.
+///
+/// # Errors
+/// [`KvError`] when the store fails or a row is damaged.
+pub fn order_scope<K: KvRead + ?Sized>(kv: &K, order: &Order) -> Result<Vec<ChatEpochs>, KvError> {
+    let scope = &order.scope;
+    let mut out = Vec::with_capacity(scope.chats.len());
+    for chat in &scope.chats {
+        let mut one = ChatEpochs {
+            chat: *chat,
+            epochs: Vec::new(),
+            more: false,
+        };
+        let (from, end) = (rows::chat_epochs_from(chat, 0), rows::chat_epochs_end(chat));
+        // Newest first: orders ask for what was written of late more often than not.
+        let found = kv.scan(&from, &end, EPOCHS_READ_MAX, true)?;
+        one.more = found.len() == EPOCHS_READ_MAX;
+        for (key, value) in &found {
+            let stored = rows::stored_epoch(key, value)?;
+            if !maybe_in_scope(&stored, scope) {
+                continue;
+            }
+            if one.epochs.len() == EPOCHS_LISTED_MAX {
+                one.more = true;
+                break;
+            }
+            let next = next_store_ms(kv, chat, stored.epoch)?;
+            let held = matches!(share(kv, &stored.key)?, Held::Share(_));
+            one.epochs
+                .extend(in_scope(&stored, next, scope).filter(|_| held));
+        }
+        one.epochs.reverse();
+        out.push(one);
+    }
+    Ok(out)
+}
+
+/// Not yet looking at its successor: a share that came late ran up to seven days, at any time before.
+fn maybe_in_scope(stored: &StoredEpoch, scope: &OrderScope) -> bool {
+    stored.stored_ms.saturating_add(EPOCH_RUN_MS_MAX) > scope.from_ms
 }
 
 /// Everything `status` shows.

@@ -443,6 +443,11 @@ impl Custodian {
             if seen.overview.policies.contains(&policy.id()) {
                 continue;
             }
+            // From then on policies are theirs to approve; asking would only fill the log.
+            let officers = view(&*self.0.consensus, |kv| custody::roster(kv));
+            if officers.map_err(|e| e.to_string())?.is_some() {
+                return Ok(());
+            }
             self.done(Command::ApprovePolicy(ApprovePolicy {
                 operator: Operator {
                     name: "configuration".into(),

@@ -28,6 +28,7 @@ mod figures;
 mod internal;
 mod keeper;
 mod locking;
+mod officers;
 mod open;
 mod operator;
 mod pool;
@@ -44,6 +45,7 @@ pub use exchange::{
     EXCHANGE_EVERY, ExchangeAsk, ExchangeService, ExchangeTold, Neighbour, Neighbours,
 };
 pub use internal::InternalService;
+pub use officers::{OrderHere, Seen};
 pub use open::{GROUP, OpenProblem, facts, log_key, machine, policies};
 pub use operator::{CustodianStatus, OperatorProblem, Recorded};
 pub use provider::{KeyFile, OwnProvider, own_provider};

@@ -24,6 +24,7 @@ pub mod envelope;
 pub mod health;
 pub mod input;
 mod keys;
+mod officers;
 pub mod openapi;
 pub mod operator;
 pub mod problem;

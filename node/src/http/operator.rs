@@ -18,12 +18,15 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures::future::BoxFuture;
 use quorate_engine::api::keys::{KeysDone, KeysStep, KeysView};
+use quorate_engine::api::officers::{OfficersView, OrderDetail, OrdersView, ProposalView};
 use quorate_engine::api::operator::{
     AddNode, ClusterView, FreezeRequest, OPERATOR_BODY_BYTES_MAX, OperatorDone, OperatorStatus,
     REASON_CHARS_MAX, RemoveNode, SHRED_KEYS_MAX, ShredRequest, TransferLeader,
 };
+use quorate_engine::authz::envelope::Envelope;
+use quorate_engine::authz::officers::ProposalId;
 use quorate_engine::custody::protocol::{FreezeScope, KeyRef};
-use quorate_engine::types::{ChatId, DeploymentId, KeyId, NodeId, Outcome, RequestId};
+use quorate_engine::types::{ChatId, DeploymentId, KeyId, NodeId, OrderId, Outcome, RequestId};
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 
@@ -50,6 +53,9 @@ pub enum OperatorError {
     /// The request is understood and not allowed in this state.
     #[error("{0}")]
     Refused(String),
+    /// There is nothing of that id.
+    #[error("{0}")]
+    NotFound(String),
     /// Another node leads.
     #[error("this node does not lead the group")]
     NotLeader {
@@ -132,6 +138,31 @@ pub trait OperatorApi: Send + Sync + 'static {
     fn keys_step(&self, _by: Operator, _step: KeysStep) -> BoxFuture<'_, OperatorResult<KeysDone>> {
         custodian_only("has key slots")
     }
+
+    /// Who this custodian's officers are, and what is open before them.
+    fn officers(&self) -> BoxFuture<'_, OperatorResult<OfficersView>> {
+        custodian_only("has officers")
+    }
+    /// One proposal, whatever became of it.
+    fn proposal(&self, _id: ProposalId) -> BoxFuture<'_, OperatorResult<Option<ProposalView>>> {
+        custodian_only("has officers")
+    }
+    /// Every order submitted here.
+    fn orders(&self) -> BoxFuture<'_, OperatorResult<OrdersView>> {
+        custodian_only("takes orders")
+    }
+    /// One order, and what it would open.
+    fn order(&self, _id: OrderId) -> BoxFuture<'_, OperatorResult<Option<OrderDetail>>> {
+        custodian_only("takes orders")
+    }
+    /// Takes what officers signed in.
+    fn hand_in(
+        &self,
+        _by: Operator,
+        _statement: Envelope,
+    ) -> BoxFuture<'_, OperatorResult<OperatorDone>> {
+        custodian_only("has officers")
+    }
 }
 
 fn custodian_only<T: Send + 'static>(verb: &str) -> BoxFuture<'static, OperatorResult<T>> {
@@ -172,6 +203,7 @@ pub fn router(api: Arc<dyn OperatorApi>, own: OwnCluster) -> Router {
         .route("/v1/cluster/remove-node", post(remove_node))
         .route("/v1/cluster/transfer-leader", post(transfer_leader))
         .merge(super::keys::routes())
+        .merge(super::officers::routes())
         .with_state(Plane {
             api,
             own: Arc::new(own),
@@ -249,6 +281,13 @@ impl From<OperatorError> for Failure {
                 detail,
                 "see GET /v1/cluster and GET /v1/status for the state, and docs/operations.md for the order of steps",
             ),
+            OperatorError::NotFound(_) => Self::new(
+                StatusCode::NOT_FOUND,
+                "not_found",
+                "Not found",
+                detail,
+                "ids are hashes of signed bytes: GET /v1/officers and GET /v1/orders list what is here",
+            ),
             OperatorError::NotLeader { leader } => {
                 let next = match leader {
                     Some(node) => format!("send it to node {node}, which leads"),
@@ -294,7 +333,10 @@ fn reason(text: String) -> Handled<String> {
     ))
 }
 
-fn field<T: std::str::FromStr<Err: std::fmt::Display>>(place: &str, text: &str) -> Handled<T> {
+pub(super) fn field<T: std::str::FromStr<Err: std::fmt::Display>>(
+    place: &str,
+    text: &str,
+) -> Handled<T> {
     text.parse().map_err(|e: T::Err| {
         Failure::bad_request(
             "body_invalid",

@@ -7,6 +7,7 @@
 //! ```
 
 mod health;
+mod officers;
 mod operator;
 mod policies;
 

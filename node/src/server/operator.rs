@@ -1,20 +1,23 @@
 //! The operator plane's requests on one node.
 
-use super::{Core, Role};
+use super::{Core, Role, officers};
 use crate::custodian::{Custodian, Recorded};
 use crate::http::operator::{Operator, OperatorApi, OperatorError, OperatorResult};
 use crate::raft::group::GroupStatus as Raft;
 use crate::raft::membership::MembershipError;
 use futures::future::BoxFuture;
 use quorate_engine::api::keys::{KeysDone, KeysStep, KeysView};
+use quorate_engine::api::officers::{OfficersView, OrderDetail, OrdersView, ProposalView};
 use quorate_engine::api::operator::{
     AddNode, ClusterView, FreezeStatus, GroupStatus, Member, OperatorDone, OperatorStatus,
     RemoveNode, TransferLeader,
 };
 use quorate_engine::authz::RELEASE_AUTHORITY;
+use quorate_engine::authz::envelope::Envelope;
+use quorate_engine::authz::officers::ProposalId;
 use quorate_engine::custody;
 use quorate_engine::custody::protocol::{FreezeScope, KeyRef};
-use quorate_engine::types::Outcome;
+use quorate_engine::types::{OrderId, Outcome};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -340,6 +343,45 @@ impl OperatorApi for Operations {
         Box::pin(async move {
             let custodian = self.custodian("has key slots")?;
             Ok(custodian.keys_step(by(&operator), step).await?)
+        })
+    }
+
+    fn officers(&self) -> BoxFuture<'_, OperatorResult<OfficersView>> {
+        Box::pin(async move { officers::officers(&self.custodian("has officers")?) })
+    }
+
+    fn proposal(&self, id: ProposalId) -> BoxFuture<'_, OperatorResult<Option<ProposalView>>> {
+        Box::pin(async move { officers::proposal(&self.custodian("has officers")?, &id) })
+    }
+
+    fn orders(&self) -> BoxFuture<'_, OperatorResult<OrdersView>> {
+        Box::pin(async move { officers::orders(&self.custodian("takes orders")?) })
+    }
+
+    fn order(&self, id: OrderId) -> BoxFuture<'_, OperatorResult<Option<OrderDetail>>> {
+        Box::pin(async move {
+            let custodian = self.custodian("takes orders")?;
+            // Some thousands of rows may be walked.
+            let read = move || officers::order(&custodian, &id);
+            let read = tokio::task::spawn_blocking(read).await;
+            read.map_err(|e| OperatorError::Unavailable {
+                detail: format!("the order could not be read: {e}"),
+                retry_ms: AGAIN_MS,
+                outcome: Outcome::NotDone,
+            })?
+        })
+    }
+
+    fn hand_in(
+        &self,
+        operator: Operator,
+        statement: Envelope,
+    ) -> BoxFuture<'_, OperatorResult<OperatorDone>> {
+        Box::pin(async move {
+            let custodian = self.custodian("has officers")?;
+            let r = custodian.hand_in(by(&operator), statement).await?;
+            let detail = r.value.clone();
+            Ok(done(detail, &r))
         })
     }
 }

@@ -15,6 +15,7 @@ mod full_disk;
 mod hostile_home;
 mod keys;
 mod load;
+mod officers;
 mod operations;
 mod people;
 mod planes;

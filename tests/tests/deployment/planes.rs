@@ -30,10 +30,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_millis(1_500);
 
 /// Which file has which plane's routes.
-const PLANES: [(&str, &str); 5] = [
+const PLANES: [(&str, &str); 6] = [
     ("client.rs", "client"),
     ("operator.rs", "operator"),
     ("keys.rs", "operator"),
+    ("officers.rs", "operator"),
     ("registry.rs", "registry"),
     ("health.rs", "health"),
 ];
@@ -209,6 +210,8 @@ async fn knock(at: SocketAddr, credential: &Credential) -> String {
 fn filled(path: &str) -> String {
     path.replace("{chat}", &"0".repeat(64))
         .replace("{account}", &"0".repeat(64))
+        .replace("{proposal}", &"0".repeat(64))
+        .replace("{order}", &"0".repeat(64))
         .replace("{id}", "1")
 }
 

@@ -10,7 +10,12 @@ use quorate_engine::authz::identity::{
     AccountGenesis, AccountPayload, AuthorityKey, AuthorityRecord, account_id, device_id,
 };
 use quorate_engine::authz::membership::{ChatGenesis, ChatPayload, chat_id};
-use quorate_engine::crypto::labels::{SIGN_ACCOUNT, SIGN_MEMBERSHIP};
+use quorate_engine::authz::officers::{
+    self, Act, Bootstrap, Decision, DocumentHash, Officer, OfficerKey, Statement, ThawScope,
+    Verdict,
+};
+use quorate_engine::authz::orders::{Order, OrderScope, order_id};
+use quorate_engine::crypto::labels::{SIGN_ACCOUNT, SIGN_MEMBERSHIP, SIGN_OFFICER};
 use quorate_engine::crypto::sign::SigningKey;
 use quorate_engine::custody::protocol::{FreezeScope, KeyRef, Reason};
 use quorate_engine::custody::*;
@@ -170,7 +175,7 @@ fn script() -> Vec<Vec<u8>> {
             node,
         })
     };
-    let commands = vec![
+    let mut commands = vec![
         vec![
             Command::Voters(Voters {
                 voters: [1, 2, 3].into(),
@@ -221,15 +226,88 @@ fn script() -> Vec<Vec<u8>> {
         })],
         vec![Command::DropVersion(DropVersion { kind, version })],
         vec![Command::EraseOpenings(EraseOpenings {
-            operator,
+            operator: operator.clone(),
             reason: reason(),
             entries: vec![0, 3],
             chat: None,
         })],
     ];
+    commands.extend(said_by_officers(&operator, key(0)));
     let propose =
         |(i, c): (usize, Vec<Command>)| Proposal::new(START_MS + i as u64, c, dice.rng()).encode();
     commands.into_iter().enumerate().map(propose).collect()
+}
+
+/// First officers, a proposal that two of them sign, an order, its approval, a release under it.
+fn said_by_officers(operator: &Operator, key: KeyRef) -> Vec<Vec<Command>> {
+    let signer = |n| SigningKey::from_seed(&Secret::take(&mut [n; 32]));
+    let public = |n| OfficerKey(signer(n).public());
+    let hand_in = |statement: &Statement, by: &[u8]| {
+        let keys: Vec<_> = by.iter().map(|n| signer(*n)).collect();
+        let keys: Vec<_> = keys.iter().collect();
+        Officers {
+            operator: operator.clone(),
+            statement: Envelope::sign(SIGN_OFFICER, &DEPLOYMENT, statement, &keys),
+        }
+    };
+    let officer = |n| Officer {
+        name: format!("officer {n}"),
+        public: public(n),
+    };
+    let first = Statement::Bootstrap(Bootstrap {
+        custodian: name("ch"),
+        officers: (21..=23).map(officer).collect(),
+        quorum: 2,
+    });
+    let proposal = Statement::Proposal(officers::Proposal {
+        custodian: name("ch"),
+        number: 1,
+        act: Act::Thaw {
+            scope: ThawScope::All,
+        },
+        reason: "agreed".into(),
+        by: public(21).id(),
+        expires_ms: START_MS + 1_000_000,
+    });
+    let order = Statement::Order(Order {
+        issuer: "a court".into(),
+        legal_basis: "file 1".into(),
+        document_hash: DocumentHash([1; 32]),
+        scope: OrderScope {
+            chats: [key.chat].into(),
+            accounts: [].into(),
+            from_ms: START_MS,
+            to_ms: START_MS + 1_000,
+        },
+        reason: "served".into(),
+        submitted_by: public(23),
+        expires_ms: START_MS + 1_000_000,
+        recipient: "ab".repeat(32),
+    });
+    let order = hand_in(&order, &[23]);
+    let id = order_id(&order.statement);
+    let yes = Statement::Decision(Decision {
+        custodian: name("ch"),
+        subject: officers::Subject::Order(id),
+        verdict: Verdict::Approve,
+        officer: public(22).id(),
+        reason: "agreed".into(),
+    });
+    let release = OrderRelease {
+        order: id,
+        request: RequestId([9; 16]),
+        home: HomeId::new("ae").expect("a valid name"),
+        node: 1,
+        lease_key: [4; 32],
+        keys: vec![key],
+    };
+    vec![
+        vec![Command::Officers(hand_in(&first, &[21, 22, 23]))],
+        vec![Command::Officers(hand_in(&proposal, &[21, 22]))],
+        vec![Command::Officers(order)],
+        vec![Command::Officers(hand_in(&yes, &[22]))],
+        vec![Command::OrderRelease(release)],
+    ]
 }
 
 /// As for the home: no panic, no store error, one result.

@@ -71,6 +71,8 @@ pub enum FloorRefusal {
 }
 
 impl Floor {
+    /// Whether the numbers are ones that can be held.
+    ///
     /// # Errors
     /// [`FloorRefusal::Value`] when a number is 0 or above [`FLOOR_MAX`].
     pub fn check(&self) -> Result<(), FloorRefusal> {

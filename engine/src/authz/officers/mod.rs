@@ -198,7 +198,7 @@ pub enum OfficerRefusal {
     Name(String),
     /// A key is an officer's now or was once.
     #[error(
-        "officer {0} is or was in the roster; keys never come back: make a fresh one (`quorate officer key`)"
+        "officer {0} is or was in the roster; keys never come back: make a fresh one (`quorate officer init-key`)"
     )]
     KeyUsed(OfficerId),
     /// The key that joins did not sign.
@@ -278,6 +278,6 @@ pub(super) fn line(text: &str, max: usize) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod testkit;
+pub(crate) mod testkit;
 #[cfg(test)]
 mod tests;

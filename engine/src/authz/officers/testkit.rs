@@ -4,19 +4,19 @@ use super::*;
 use crate::crypto::sign::SigningKey;
 use crate::types::Secret;
 
-pub(in crate::authz) const T0: u64 = 1_700_000_000_000;
-pub(in crate::authz) const D: DeploymentId = DeploymentId([1; 16]);
+pub(crate) const T0: u64 = 1_700_000_000_000;
+pub(crate) const D: DeploymentId = DeploymentId([1; 16]);
 
-pub(in crate::authz) fn key(n: u8) -> SigningKey {
+pub(crate) fn key(n: u8) -> SigningKey {
     SigningKey::from_seed(&Secret::from_slice(&[n; 32]).unwrap())
 }
-pub(in crate::authz) fn id(n: u8) -> OfficerId {
+pub(crate) fn id(n: u8) -> OfficerId {
     OfficerKey(key(n).public()).id()
 }
-pub(in crate::authz) fn ch() -> CustodianId {
+pub(crate) fn ch() -> CustodianId {
     CustodianId::new("ch").unwrap()
 }
-pub(in crate::authz) fn at(now_ms: WallMs) -> Context<'static> {
+pub(crate) fn at(now_ms: WallMs) -> Context<'static> {
     static CH: std::sync::LazyLock<CustodianId> = std::sync::LazyLock::new(ch);
     Context {
         deployment: &D,
@@ -24,7 +24,7 @@ pub(in crate::authz) fn at(now_ms: WallMs) -> Context<'static> {
         now_ms,
     }
 }
-pub(in crate::authz) fn sign(s: &Statement, by: &[u8]) -> Envelope {
+pub(crate) fn sign(s: &Statement, by: &[u8]) -> Envelope {
     let keys: Vec<_> = by.iter().map(|n| key(*n)).collect();
     Envelope::sign(
         labels::SIGN_OFFICER,
@@ -33,13 +33,13 @@ pub(in crate::authz) fn sign(s: &Statement, by: &[u8]) -> Envelope {
         &keys.iter().collect::<Vec<_>>(),
     )
 }
-pub(in crate::authz) fn officer(n: u8) -> Officer {
+pub(crate) fn officer(n: u8) -> Officer {
     Officer {
         name: format!("officer {n}"),
         public: OfficerKey(key(n).public()),
     }
 }
-pub(in crate::authz) fn bootstrap(n: u8, quorum: u8) -> Statement {
+pub(crate) fn bootstrap(n: u8, quorum: u8) -> Statement {
     Statement::Bootstrap(Bootstrap {
         custodian: ch(),
         officers: (1..=n).map(officer).collect(),
@@ -47,16 +47,16 @@ pub(in crate::authz) fn bootstrap(n: u8, quorum: u8) -> Statement {
     })
 }
 /// Officers 1 to `n`.
-pub(in crate::authz) fn roster(n: u8, quorum: u8) -> Roster {
+pub(crate) fn roster(n: u8, quorum: u8) -> Roster {
     let all: Vec<u8> = (1..=n).collect();
     Roster::bootstrap(&sign(&bootstrap(n, quorum), &all), &at(T0)).unwrap()
 }
-pub(in crate::authz) fn without(r: &Roster, n: u8) -> Roster {
+pub(crate) fn without(r: &Roster, n: u8) -> Roster {
     r.after(&Act::RemoveOfficer { officer: id(n) })
         .unwrap()
         .unwrap()
 }
-pub(in crate::authz) fn decision(subject: Subject, verdict: Verdict, n: u8) -> Decision {
+pub(crate) fn decision(subject: Subject, verdict: Verdict, n: u8) -> Decision {
     Decision {
         custodian: ch(),
         subject,

@@ -345,6 +345,24 @@ fn no_policy_passes_under_the_floor() {
     assert_eq!(again.floor().unwrap().threshold, 3);
 }
 
+/// The vectors of `docs/format.md`; whoever writes another client starts there.
+#[test]
+fn the_format_pages_vectors_hold() {
+    let page = include_str!("../../../../docs/format.md");
+    let order = Envelope {
+        payload: r#"{"type":"order"}"#.into(),
+        signatures: Vec::new(),
+    };
+    let subject = Subject::Order(crate::authz::orders::order_id(&order));
+    let e = sign(
+        &Statement::Decision(decision(subject, Verdict::Approve, 1)),
+        &[1],
+    );
+    for value in [&id(1).to_string(), &e.payload, &e.signatures[0].signature] {
+        assert!(page.contains(value), "docs/format.md lacks {value}");
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Propose(u8, Option<u8>, u8),

@@ -194,14 +194,7 @@ fn malformed_orders_are_refused() {
     ));
 }
 
-fn epochs(times: &[u64]) -> Vec<StoredEpoch> {
-    let epoch = |(n, t): (usize, &u64)| StoredEpoch {
-        stored_ms: *t,
-        key: KeyId([n as u8; 16]),
-    };
-    times.iter().enumerate().map(epoch).collect()
-}
-
+/// Epochs 0, 1, … of one chat, stored at these times.
 fn hits(times: &[u64], from_ms: u64, to_ms: u64) -> Vec<(u8, bool)> {
     let scope = OrderScope {
         chats: BTreeSet::new(),
@@ -209,8 +202,16 @@ fn hits(times: &[u64], from_ms: u64, to_ms: u64) -> Vec<(u8, bool)> {
         from_ms,
         to_ms,
     };
-    let found = overlapping(&epochs(times), &scope);
-    found.iter().map(|e| (e.key.0[0], e.closed)).collect()
+    let one = |(n, at): (usize, &u64)| {
+        let epoch = StoredEpoch {
+            epoch: n as u32,
+            stored_ms: *at,
+            key: KeyId([n as u8; 16]),
+        };
+        in_scope(&epoch, times.get(n + 1).copied(), &scope)
+    };
+    let found = times.iter().enumerate().filter_map(one);
+    found.map(|e| (e.key.0[0], e.closed)).collect()
 }
 
 #[test]
@@ -227,22 +228,34 @@ fn an_epoch_runs_to_the_next_store_and_seven_days_at_most() {
     // A successor after a month does not stretch its predecessor.
     let far = [0, 4 * EPOCH_RUN_MS_MAX];
     assert_eq!(hits(&far, 2 * EPOCH_RUN_MS_MAX, 3 * EPOCH_RUN_MS_MAX), []);
-    // Stored at one moment: both ran from there to the next store.
-    assert_eq!(hits(&[100, 100, 200], 150, 160), [(0, true), (1, true)]);
+    // Stored at one moment: the first was over at once.
+    assert_eq!(hits(&[100, 100, 200], 150, 160), [(1, true)]);
+    assert_eq!(hits(&[100, 100, 200], 100, 101), [(0, true), (1, true)]);
+}
+
+#[test]
+fn a_share_that_came_late_ran_before_its_successor() {
+    let week = EPOCH_RUN_MS_MAX;
+    let t = [3 * week, 2 * week];
+    assert_eq!(hits(&t, 0, week), []);
+    assert_eq!(hits(&t, week, week + 1), [(0, true)]);
+    assert_eq!(hits(&t, 2 * week, 2 * week + 1), [(1, false)]);
+    assert_eq!(hits(&t, 3 * week, 4 * week), []);
 }
 
 proptest::proptest! {
     /// Against the definition, moment by moment.
     #[test]
     fn overlap_is_what_a_walk_over_every_moment_finds(
-        mut times in proptest::collection::vec(0u64..40, 0..8), from in 0u64..40, len in 1u64..20,
+        times in proptest::collection::vec(0u64..40, 0..8), from in 0u64..40, len in 1u64..20,
     ) {
-        times.sort_unstable();
+        let runs = |n: usize, m: u64| match times.get(n + 1) {
+            Some(next) if *next < times[n] => m < *next,
+            Some(next) if *next == times[n] => m == times[n],
+            next => m >= times[n] && next.is_none_or(|t| m < *t),
+        };
         let naive: Vec<u8> = (0..times.len())
-            .filter(|n| {
-                let next = times.iter().find(|t| **t > times[*n]);
-                (from..from + len).any(|m| m >= times[*n] && next.is_none_or(|t| m < *t))
-            })
+            .filter(|n| (from..from + len).any(|m| runs(*n, m)))
             .map(|n| n as u8)
             .collect();
         let found: Vec<u8> = hits(&times, from, from + len).iter().map(|(n, _)| *n).collect();

@@ -81,17 +81,32 @@ impl Run<'_> {
     pub(super) fn shred(&mut self, draft: &mut Draft<'_>, c: &Shred) -> Result<Effect, KvError> {
         draft.entry.operator = Some(c.operator.mark());
         draft.entry.reason = Some(c.reason.clone());
-        let cost = self.without_stone(&c.keys)?;
+        if let Some(refused) = self.needs_quorum(draft)? {
+            for key in &c.keys {
+                draft.key(&key.chat, key.key_id, KeyOutcome::Refused, None);
+            }
+            return Ok(refused);
+        }
+        self.shred_keys(draft, &c.keys)
+    }
+
+    /// Destroys shares; who may ask was decided before.
+    pub(super) fn shred_keys(
+        &mut self,
+        draft: &mut Draft<'_>,
+        keys: &[KeyRef],
+    ) -> Result<Effect, KvError> {
+        let cost = self.without_stone(keys)?;
         let spent = SHRED_BUDGET.spend(self.kv, draft.time_ms(), cost)?;
         if let Err(retry_ms) = spent {
-            for key in &c.keys {
+            for key in keys {
                 draft.key(&key.chat, key.key_id, KeyOutcome::Refused, None);
             }
             draft.refuse("the budget for shredded keys is spent");
             return Ok(Effect::OverBudget { retry_ms });
         }
-        let mut outcomes = Vec::with_capacity(c.keys.len());
-        for key in &c.keys {
+        let mut outcomes = Vec::with_capacity(keys.len());
+        for key in keys {
             let (outcome, line) = match self.find(&key.key_id)? {
                 Found::Stone => (ShredOutcome::AlreadyTombstoned, KeyOutcome::Tombstoned),
                 Found::Share(row) if row.chat != key.chat => {

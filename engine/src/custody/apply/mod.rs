@@ -1,7 +1,9 @@
 //! `apply`: what a committed command does. Deterministic, total, one log entry
 //! a command, refused ones included.
 
+mod decisions;
 mod destroy;
+mod disclose;
 mod keys;
 mod officers;
 mod release;
@@ -15,6 +17,8 @@ use super::rows::{self, FREEZE, Tombstone, TombstoneCause};
 use super::standings::{Rows, Standings};
 use crate::audit::{Blinds, Entry, HexBytes, KeyLine, KeyOutcome, Log, Opening, OpeningKind};
 use crate::authz::identity::RECOVERY_WAIT_MS;
+use crate::authz::officers::Floor;
+use crate::authz::orders::COOL_OFF_MS_MIN;
 use crate::types::kv::{Kv, KvError, Machine, Position};
 use crate::types::{ChatId, CustodianId, DeploymentId, KeyId, WallMs};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +31,8 @@ pub struct Custody {
     identity: [u8; 32],
     deployment: Option<DeploymentId>,
     recovery_wait_ms: u64,
+    floor: Floor,
+    cool_off_ms: u64,
     standings: Arc<dyn Standings>,
 }
 
@@ -39,6 +45,8 @@ impl Custody {
             identity,
             deployment: None,
             recovery_wait_ms: RECOVERY_WAIT_MS,
+            floor: Floor::default(),
+            cool_off_ms: COOL_OFF_MS_MIN,
             standings: Arc::new(Rows),
         }
     }
@@ -49,6 +57,25 @@ impl Custody {
     pub fn serving(mut self, deployment: DeploymentId) -> Self {
         self.deployment = Some(deployment);
         self
+    }
+
+    /// With a stricter local floor and a longer cool-off of orders; numbers
+    /// below the defaults change nothing. Must be equal on all nodes of the cluster.
+    #[must_use]
+    pub fn with_floor(mut self, floor: Floor, cool_off_ms: u64) -> Self {
+        self.floor = self.floor.higher(&floor);
+        self.cool_off_ms = self.cool_off_ms.max(cool_off_ms);
+        self
+    }
+
+    /// The floor it was built with; officers can raise it further.
+    pub fn floor(&self) -> Floor {
+        self.floor
+    }
+
+    /// How long an approved order waits at least, in milliseconds.
+    pub fn cool_off_ms(&self) -> u64 {
+        self.cool_off_ms
     }
 
     /// With standings read from elsewhere than the rows of accounts and chats.
@@ -220,6 +247,8 @@ impl Run<'_> {
             Command::AccountStatement(c) => self.account_statement(draft, c),
             Command::ChatStatement(c) => self.chat_statement(draft, c),
             Command::KeyEvent(c) => self.key_event(draft, c),
+            Command::Officers(c) => self.officers(draft, c),
+            Command::OrderRelease(c) => self.order_release(draft, c),
         }
     }
 
@@ -235,6 +264,11 @@ impl Run<'_> {
             self.kv.delete(&rows::share_key(key_id))?;
             if let Some(at) = row.expires_ms {
                 self.kv.delete(&rows::expiry_key(at, key_id))?;
+            }
+            // An abandoned dealing was no epoch. Others ended their predecessor's run for good.
+            if cause == TombstoneCause::Abandoned {
+                self.kv
+                    .delete(&rows::chat_epoch_key(&row.chat, row.epoch, key_id))?;
             }
             *self.live.entry(row.version).or_default() -= 1;
         }

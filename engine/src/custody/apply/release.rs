@@ -14,7 +14,7 @@ use crate::authz::standing::MemberStanding;
 use crate::crypto::labels;
 use crate::types::codec;
 use crate::types::kv::{Kv, KvError};
-use crate::types::{ChatId, RequestId};
+use crate::types::{ChatId, HomeId, NodeId, RequestId};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Run<'_> {
@@ -30,7 +30,8 @@ impl Run<'_> {
         let authority = GrantHash::of(&c.grant);
         draft.entry.authority = Some(HexBytes(authority.0));
         draft.entry.lease_key = Some(HexBytes(c.lease_key));
-        let request = self.bind_request(draft, c, &authority)?;
+        let bound = binding(&c.keys, &authority.0, &c.lease_key, (&c.home, c.node));
+        let request = self.bind_request(draft, &c.request, bound)?;
         let mut shown = self.show(draft, c)?;
         let chats: BTreeSet<_> = c.keys.iter().map(|k| k.chat).collect();
         let frozen = self.frozen(&chats)?;
@@ -157,14 +158,13 @@ impl Run<'_> {
     }
 
     /// The request's row, new or bound to this very request; `None`: to another.
-    fn bind_request(
+    pub(super) fn bind_request(
         &mut self,
         draft: &Draft<'_>,
-        c: &Release,
-        authority: &GrantHash,
+        request: &RequestId,
+        binding: [u8; 32],
     ) -> Result<Option<RequestRow>, KvError> {
-        let binding = binding(c, authority);
-        let key = rows::request_key(&c.request);
+        let key = rows::request_key(request);
         if let Some(row) = rows::get::<RequestRow, _>(self.kv, &key)? {
             return Ok((row.binding == binding).then_some(row));
         }
@@ -175,7 +175,7 @@ impl Run<'_> {
         };
         rows::put(self.kv, &key, &row)?;
         self.kv
-            .put(&rows::request_age_key(row.time_ms, &c.request), &[])?;
+            .put(&rows::request_age_key(row.time_ms, request), &[])?;
         self.prune_requests(row.time_ms)?;
         Ok(Some(row))
     }
@@ -210,8 +210,28 @@ impl Run<'_> {
         let Some(member) = allowance.members.get(&key.chat).copied() else {
             return Ok(Err(Refusal::Grant(GrantRefusal::ChatNotGranted)));
         };
-        let share_key = rows::share_key(&key.key_id);
-        let Some(row) = rows::get::<ShareRow, _>(self.kv, &share_key)? else {
+        let row = match self.held(draft, &c.home, key, frozen)? {
+            Ok(row) => row,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        if let Err(why) = grant::decide_key(&allowance.grant, member, &row.chat, row.epoch) {
+            return Ok(Err(Refusal::Grant(why)));
+        }
+        if let Err(refusal) = allowance.charge(paid) {
+            return Ok(Err(refusal));
+        }
+        self.let_go(key, row).map(Ok)
+    }
+
+    /// The share under `key`, unless a rule that holds for every release keeps it here.
+    pub(super) fn held(
+        &self,
+        draft: &Draft<'_>,
+        home: &HomeId,
+        key: &KeyRef,
+        frozen: &Frozen,
+    ) -> Result<Result<ShareRow, Refusal>, KvError> {
+        let Some(row) = rows::get::<ShareRow, _>(self.kv, &rows::share_key(&key.key_id))? else {
             let stone = self.kv.get(&rows::tombstone_key(&key.key_id))?;
             return Ok(Err(if stone.is_some() {
                 Refusal::Tombstoned
@@ -219,7 +239,7 @@ impl Run<'_> {
                 Refusal::NotHeld
             }));
         };
-        if row.home != c.home {
+        if row.home != *home {
             return Ok(Err(Refusal::NotAuthorised));
         }
         if row.chat != key.chat {
@@ -232,12 +252,11 @@ impl Run<'_> {
         if frozen.holds(&key.chat) {
             return Ok(Err(Refusal::Frozen));
         }
-        if let Err(why) = grant::decide_key(&allowance.grant, member, &row.chat, row.epoch) {
-            return Ok(Err(Refusal::Grant(why)));
-        }
-        if let Err(refusal) = allowance.charge(paid) {
-            return Ok(Err(refusal));
-        }
+        Ok(Ok(row))
+    }
+
+    /// Marks the share as released and hands it out.
+    pub(super) fn let_go(&mut self, key: &KeyRef, row: ShareRow) -> Result<Granted, KvError> {
         let granted = Granted {
             chat: row.chat,
             key_id: key.key_id,
@@ -251,9 +270,9 @@ impl Run<'_> {
                 released: true,
                 ..row
             };
-            rows::put(self.kv, &share_key, &row)?;
+            rows::put(self.kv, &rows::share_key(&key.key_id), &row)?;
         }
-        Ok(Ok(granted))
+        Ok(granted)
     }
 }
 
@@ -305,8 +324,13 @@ impl Allowance {
 }
 
 /// What a request id is bound to: keys, authority, lease key, and who asks.
-fn binding(c: &Release, authority: &GrantHash) -> [u8; 32] {
-    let fields = (&c.keys, &authority.0, &c.lease_key, &c.home, c.node);
+pub(super) fn binding(
+    keys: &[KeyRef],
+    authority: &[u8; 32],
+    lease_key: &[u8; 32],
+    (home, node): (&HomeId, NodeId),
+) -> [u8; 32] {
+    let fields = (keys, authority, lease_key, home, node);
     blake3::derive_key(labels::REQUEST_BINDING, &codec::encode(1, &fields))
 }
 
@@ -318,7 +342,7 @@ fn reason_text(reason: Reason) -> &'static str {
     }
 }
 
-fn line(refusal: Refusal) -> KeyOutcome {
+pub(super) fn line(refusal: Refusal) -> KeyOutcome {
     match refusal {
         // Damage is found after commit, when the share is opened.
         Refusal::NotHeld | Refusal::Damaged => KeyOutcome::NotHeld,

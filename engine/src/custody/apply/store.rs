@@ -99,6 +99,8 @@ impl Run<'_> {
         if let Some(at) = item.expires_ms {
             self.kv.put(&rows::expiry_key(at, &item.key_id), &[])?;
         }
+        let epoch = rows::chat_epoch_key(&row.chat, row.epoch, &item.key_id);
+        rows::put(self.kv, &epoch, &row.stored_ms)?;
         *self.live.entry(c.version).or_default() += 1;
         Ok(StoreOutcome::Stored)
     }

@@ -5,6 +5,7 @@ mod custody_of_keys;
 mod departure;
 mod grants;
 mod model;
+mod officers;
 mod path;
 mod shares;
 mod state;

@@ -5,6 +5,7 @@ mod chains;
 mod departure;
 mod duties;
 mod grants;
+mod officers;
 mod people;
 mod raft;
 

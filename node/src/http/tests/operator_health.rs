@@ -9,11 +9,15 @@ use crate::http::serve::{Running, ServeLimits};
 use crate::http::tls;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use quorate_engine::api::officers::{OfficersView, OrderDetail, OrdersView, ProposalView};
 use quorate_engine::api::operator::{
     AddNode, ClusterView, OperatorDone, OperatorStatus, RemoveNode, TransferLeader,
 };
+use quorate_engine::api::registry::Statement;
+use quorate_engine::authz::envelope::Envelope;
+use quorate_engine::authz::officers::{Floor, ProposalId, ProposalOutcome};
 use quorate_engine::custody::protocol::{FreezeScope, KeyRef};
-use quorate_engine::types::{DeploymentId, Outcome};
+use quorate_engine::types::{DeploymentId, OrderId, Outcome};
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpStream;
 
@@ -109,6 +113,47 @@ impl OperatorApi for FakeNode {
     ) -> BoxFuture<'_, OperatorResult<OperatorDone>> {
         self.note(format!("{} shreds {}: {reason}", by.name, keys.len()))
     }
+    fn officers(&self) -> BoxFuture<'_, OperatorResult<OfficersView>> {
+        let view = OfficersView {
+            deployment: "d".into(),
+            custodian: "ch".into(),
+            position: 7,
+            roster: None,
+            floor: Floor::default(),
+            cool_off_ms: 1,
+            proposals: Vec::new(),
+        };
+        async move { Ok(view) }.boxed()
+    }
+    /// There is one, of zeros.
+    fn proposal(&self, id: ProposalId) -> BoxFuture<'_, OperatorResult<Option<ProposalView>>> {
+        let view = (id.0 == [0; 32]).then(|| ProposalView {
+            id: id.to_string(),
+            statement: Statement {
+                payload: "{}".into(),
+                signatures: Vec::new(),
+            },
+            outcome: ProposalOutcome::Open,
+            expires_ms: 1,
+            approvals: Vec::new(),
+            rejections: Vec::new(),
+        });
+        async move { Ok(view) }.boxed()
+    }
+    fn orders(&self) -> BoxFuture<'_, OperatorResult<OrdersView>> {
+        let view = OrdersView {
+            position: 7,
+            orders: Vec::new(),
+        };
+        async move { Ok(view) }.boxed()
+    }
+    fn order(&self, _: OrderId) -> BoxFuture<'_, OperatorResult<Option<OrderDetail>>> {
+        async { Ok(None) }.boxed()
+    }
+    fn hand_in(&self, by: Operator, e: Envelope) -> BoxFuture<'_, OperatorResult<OperatorDone>> {
+        let (payload, n) = (&e.payload, e.signatures.len());
+        self.note(format!("{} hands {payload} in, signed {n} times", by.name))
+    }
 }
 
 struct Plane {
@@ -182,6 +227,11 @@ async fn operators_reach_every_route() {
             "7 adds 4 at h:1",
         ),
         (
+            "/v1/officers/statements",
+            r#"{"statement":{"payload":"{}","signatures":[{"key":"k","signature":"s"}]}}"#.into(),
+            "7 hands {} in, signed 1 times",
+        ),
+        (
             "/v1/cluster/remove-node",
             r#"{"node":2}"#.into(),
             "7 removes 2",
@@ -202,6 +252,28 @@ async fn operators_reach_every_route() {
             .await
             .problem(405, "method_not_allowed");
     }
+}
+
+#[tokio::test]
+async fn officers_and_orders_are_read_by_their_ids() {
+    let plane = Plane::new().await;
+    let known = "00".repeat(32);
+    let reply = plane.call("GET", "/v1/officers", "").await;
+    assert_eq!(reply.json()["roster"], serde_json::Value::Null);
+    let reply = plane.call("GET", "/v1/orders", "").await;
+    assert_eq!(reply.json()["position"], 7);
+    for what in ["officers/proposals", "orders"] {
+        let get = async |id: &str| plane.call("GET", &format!("/v1/{what}/{id}"), "").await;
+        get("xyz").await.problem(400, "body_invalid");
+        get(&"11".repeat(32)).await.problem(404, "not_found");
+    }
+    let path = format!("/v1/officers/proposals/{known}");
+    assert_eq!(plane.call("GET", &path, "").await.json()["id"], known);
+    let long = "x".repeat(41 << 10);
+    let big = format!(r#"{{"statement":{{"payload":"{long}","signatures":[]}}}}"#);
+    let reply = plane.call("POST", "/v1/officers/statements", &big).await;
+    assert_eq!(reply.status, 413);
+    assert!(plane.node.done.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
