@@ -539,3 +539,68 @@ async fn finish(
         LeaseError::Full => ObtainError::Unavailable(e.to_string()),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::world::{id, policy};
+    use super::*;
+
+    /// Any three of br, ch, is, sg, eu(any of de, nl).
+    fn failed(refused: &[(&str, Refusal)], unreachable: &[&str]) -> ObtainError {
+        let none = NoQuorum {
+            answered: BTreeSet::new(),
+            refused: refused.iter().map(|(c, why)| (id(c), *why)).collect(),
+            lied: BTreeSet::new(),
+            unreachable: unreachable.iter().map(|c| id(c)).collect(),
+            pending: BTreeSet::new(),
+            would_suffice: Vec::new(),
+        };
+        why_not(&policy(), none)
+    }
+
+    #[test]
+    fn a_failure_is_the_grants_the_budgets_or_the_custodians() {
+        let account = |retry_ms| Refusal::AccountBudget { retry_ms };
+        let spent = [
+            ("br", account(1_000)),
+            ("ch", account(7_000)),
+            ("de", account(3_000)),
+            ("nl", account(2_000)),
+            ("is", account(5_000)),
+            ("sg", Refusal::HomeNodeBudget { retry_ms: 9_000 }),
+        ];
+        let told = |e: ObtainError| match e {
+            ObtainError::Spent {
+                retry_ms, account, ..
+            } => Some((retry_ms, account)),
+            _ => None,
+        };
+        assert_eq!(told(failed(&spent, &[])), Some((5_000, true)));
+        // Those that were not asked count as willing.
+        assert_eq!(told(failed(&spent[1..], &[])), Some((5_000, true)));
+        assert_eq!(told(failed(&spent[4..], &[])), Some((5_000, true)));
+        assert_eq!(
+            told(failed(&spent[5..], &["br", "ch"])),
+            Some((9_000, false))
+        );
+        assert_eq!(told(failed(&spent[5..], &["br", "ch", "is"])), None);
+
+        let frozen = ("br", Refusal::Frozen);
+        let grant = |c, why| (c, Refusal::Grant(why));
+        let denied = |e: ObtainError| match e {
+            ObtainError::Denied { why, .. } => Some(why),
+            _ => None,
+        };
+        let most = [
+            grant("ch", GrantRefusal::NotMember),
+            grant("is", GrantRefusal::CeilingSpent),
+            grant("sg", GrantRefusal::CeilingSpent),
+        ];
+        let why = Some(GrantRefusal::CeilingSpent);
+        assert_eq!(denied(failed(&most, &[])), why);
+        // Two refuse the grant, and one is away: who is away is as much in the way.
+        assert_eq!(denied(failed(&most[1..], &["br"])), None);
+        let e = failed(&[frozen, most[0], most[1]], &[]);
+        assert!(matches!(e, ObtainError::Quorum(_)), "{e:?}");
+    }
+}

@@ -24,7 +24,8 @@ use quorate_engine::types::{
     StatementHash,
 };
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 /// The people that custodians know; any other is a stranger.
 pub const PEOPLE: u8 = 4;
@@ -137,14 +138,19 @@ pub fn chat_named(name: &str) -> ChatId {
     chat_id(&ANNA.genesis(name))
 }
 
-/// Anna, with a grant for every chat of one letter or digit.
+/// Anna, with a grant for every chat of one letter or digit; the same for some minutes.
 pub fn caller() -> Caller {
-    static SHOWN: OnceLock<Caller> = OnceLock::new();
-    let sign = || {
-        let chats: Vec<ChatId> = NAMES.chars().map(|c| chat_named(&c.to_string())).collect();
-        ANNA.calls(&chats)
-    };
-    SHOWN.get_or_init(sign).clone()
+    static SHOWN: Mutex<Option<(Instant, Caller)>> = Mutex::new(None);
+    let mut shown = SHOWN.lock().unwrap();
+    if let Some((since, caller)) = &*shown
+        && since.elapsed() < Duration::from_secs(240)
+    {
+        return caller.clone();
+    }
+    let chats: Vec<ChatId> = NAMES.chars().map(|c| chat_named(&c.to_string())).collect();
+    let caller = ANNA.calls(&chats);
+    *shown = Some((Instant::now(), caller.clone()));
+    caller
 }
 
 /// A chat as a custodian knows it.
