@@ -334,7 +334,17 @@ impl World {
             done: false,
         };
         self.people.statements.insert(id, statement);
-        self.pass_on(id);
+        if !self.chance(25) {
+            return self.pass_on(id);
+        }
+        // Whoever passes it on keeps it from all custodians but one, for a while.
+        let custodian = self.pick(self.custodians.len());
+        self.send(Event::Tell {
+            custodian,
+            statement: id,
+        });
+        let delay = self.rng.random_range(500..4_000);
+        self.later(delay, Event::PassOn { statement: id });
     }
 
     /// A statement goes to every custodian that did not acknowledge it, again and again.
