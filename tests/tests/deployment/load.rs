@@ -40,7 +40,7 @@ impl Load {
     pub fn start(world: &World, chats: &[String]) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let acked = Arc::new(AtomicU64::new(0));
-        let tasks = chats.iter().enumerate().map(|(i, chat)| {
+        let tasks = chats.iter().map(|chat| {
             let client = world.client();
             let (stop, acked) = (stop.clone(), acked.clone());
             world.rt.spawn(work(client, chat.clone(), stop, acked))
