@@ -13,7 +13,7 @@ use crate::authz::envelope::Envelope;
 use crate::authz::membership::Member;
 use crate::custody::protocol::{KeyRef, Receipt, SealSession, SealedItem};
 use crate::policy::{Margins, Policy};
-use crate::types::kv::{KvError, KvRead};
+use crate::types::kv::{KvError, KvRead, Row};
 use crate::types::{
     AccountId, ChatId, CustodianId, EpochNo, KeyId, MessageId, PolicyId, SessionId,
 };
@@ -160,7 +160,7 @@ fn scan_after(
     prefix: &[u8],
     after: Option<&[u8]>,
     limit: usize,
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>, KvError> {
+) -> Result<Vec<Row>, KvError> {
     let mut from = prefix.to_vec();
     if let Some(after) = after {
         from.extend_from_slice(after);

@@ -271,7 +271,8 @@ async fn collect(core: Arc<Core>, lease_key: Arc<LeaseKey>, wishes: Fresh) -> Re
     results
 }
 
-/// Says of a failed collection what the caller can do about it.
+/// Says of a failed collection what the caller can do about it. Custodians that were not asked, or
+/// had not answered when it was over, count as willing: whoever repeats learns more.
 fn why_not(policy: &Policy, e: NoQuorum) -> ObtainError {
     let names = |of: &[&CustodianId]| {
         let names: Vec<&str> = of.iter().map(|c| c.as_str()).collect();
