@@ -76,8 +76,10 @@ fn seeded_deployments_keep_every_invariant_and_come_to_rest() {
         for kind in [
             "Abandoned",
             "Acknowledged",
+            "Barred",
             "Collected",
             "Confirmed",
+            "Granted",
             "Left",
             "Liar",
             "Read",

@@ -66,7 +66,7 @@ impl World {
         }
     }
 
-    /// Someone who is out of chat `n`, or has lost this device, tries it once more.
+    /// Someone, who may be out of chat `n` or have lost this device, asks everyone for a key.
     pub fn try_again(&mut self, n: usize, who: usize, device: usize) {
         let n = n as u64 + 1;
         if let Some(key) = self.some_key(n) {

@@ -334,7 +334,7 @@ impl World {
             done: false,
         };
         self.people.statements.insert(id, statement);
-        if !self.chance(25) {
+        if !self.chance(40) {
             return self.pass_on(id);
         }
         // Whoever passes it on keeps it from all custodians but one, for a while.
@@ -343,7 +343,7 @@ impl World {
             custodian,
             statement: id,
         });
-        let delay = self.rng.random_range(500..4_000);
+        let delay = self.rng.random_range(1_000..6_000);
         self.later(delay, Event::PassOn { statement: id });
     }
 
@@ -429,19 +429,18 @@ impl World {
             },
         };
         self.recorder.fact(barred);
-        if self.chance(50) {
-            let (n, who, device) = match shuts {
-                Shuts::Device(who, id) => {
-                    let persons = &self.people.persons;
-                    let device = persons[who].devices.iter().position(|d| d.id == id);
-                    (self.pick(self.people.chats.len()), who, device.unwrap_or(0))
+        // Whoever is out tries it at once.
+        match shuts {
+            Shuts::Device(who, id) => {
+                let devices = &self.people.persons[who].devices;
+                let device = devices.iter().position(|d| d.id == id).unwrap_or(0);
+                let member = |c: &Chat| c.members.contains_key(&who);
+                if let Some(n) = self.people.chats.iter().position(member) {
+                    self.try_again(n, who, device);
                 }
-                Shuts::Member(n, who) => (n, who, 0),
-                Shuts::Nobody => return,
-            };
-            if n < self.people.chats.len() {
-                self.try_again(n, who, device);
             }
+            Shuts::Member(n, who) => self.try_again(n, who, 0),
+            Shuts::Nobody => {}
         }
     }
 

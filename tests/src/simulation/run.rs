@@ -117,6 +117,9 @@ fn act(w: &mut World, rollbacks: bool) {
         77..83 => {
             let scope = scope(w);
             let freeze = w.chance(50);
+            if freeze {
+                hurry(w);
+            }
             w.operate(
                 number,
                 Custodian::operators(Some(freeze), scope, Vec::new()),
@@ -160,6 +163,18 @@ fn scope(w: &mut World) -> FreezeScope {
     FreezeScope::Chat(w.chat_id(n))
 }
 
+/// Somebody may be releasing just then.
+fn hurry(w: &mut World) {
+    if w.chats > 0 && w.chance(50) {
+        let n = w.pick(w.people.chats.len());
+        let creator = w.people.chats[n].creator;
+        w.try_again(n, creator, 0);
+        for _ in 0..w.rng.random_range(0..12) {
+            w.step();
+        }
+    }
+}
+
 fn shred(w: &mut World, number: usize) {
     if w.chats == 0 {
         return;
@@ -167,6 +182,7 @@ fn shred(w: &mut World, number: usize) {
     let n = w.rng.random_range(1..=w.chats);
     let chat = w.chat_id(n);
     let keys = w.dealings(&chat);
+    hurry(w);
     let everywhere = w.chance(30);
     for n in 0..w.custodians.len() {
         if !keys.is_empty() && (everywhere || n == number) {
