@@ -62,7 +62,7 @@ fn broken_files_are_refused_and_their_content_is_not_shown() {
         ("\"format\":1", &*format!("\"format\":\"{seed}\"")),
         ("\"enrolled\":false", &*format!("\"enrolled\":\"{seed}\"")),
         ("\"name\":", "\"more\":1,\"name\":"),
-        (&*seed, &*seed[..60]),
+        (&*seed, &seed[..60]),
         (&*w.account.to_string(), &*"0".repeat(64)),
     ];
     for (from, to) in changes {
