@@ -26,8 +26,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// the monotonic clock. A removal told to custodians past this home is obeyed
 /// here after so long: well within the feed grace of 30 s.
 pub const STANDING_MS: u64 = 5_000;
-/// Wait for custodians' answers, in milliseconds.
-const LOOKUP_MS_MAX: u64 = 3_000;
+/// Wait for custodians' answers, in milliseconds: each may have lost its leader just now, and
+/// needs an election and a second attempt.
+const LOOKUP_MS_MAX: u64 = 6_000;
 /// Standings remembered at most.
 const REMEMBERED_MAX: usize = 65_536;
 
