@@ -536,16 +536,12 @@ impl Command {
             Command::AccountStatement(c) | Command::ChatStatement(c) => enveloped(&c.envelope),
             Command::KeyEvent(c) => {
                 if let Some(by) = &c.operator {
-                    at_most(
-                        "bytes of operator name",
-                        by.name.len(),
-                        OPERATOR_NAME_BYTES_MAX,
-                    )?;
+                    named(by)?;
                 }
                 at_most("bytes of reason", c.reason.len(), REASON_BYTES_MAX)
             }
             Command::Officers(c) => {
-                signed_off(&c.operator, "")?;
+                named(&c.operator)?;
                 enveloped(&c.statement)
             }
             Command::OrderRelease(c) => count("keys", c.keys.len()),
@@ -570,11 +566,15 @@ fn enveloped(e: &Envelope) -> Result<(), String> {
     at_most("signatures", e.signatures.len(), SIGNATURES_MAX)
 }
 
-fn signed_off(operator: &Operator, reason: &str) -> Result<(), String> {
+fn named(operator: &Operator) -> Result<(), String> {
     at_most(
         "bytes of operator name",
         operator.name.len(),
         OPERATOR_NAME_BYTES_MAX,
-    )?;
+    )
+}
+
+fn signed_off(operator: &Operator, reason: &str) -> Result<(), String> {
+    named(operator)?;
     at_most("bytes of reason", reason.len(), REASON_BYTES_MAX)
 }

@@ -201,7 +201,7 @@ async fn a_statement_over_its_limits_is_not_even_proposed() {
     assert_eq!(bench.log_size(), before);
     let unread = Envelope {
         payload: "{}".into(),
-        signatures: Vec::new(),
+        signatures: first().signatures,
     };
     let refused = c.hand_in(operator(), unread).await;
     assert!(
