@@ -124,7 +124,10 @@ pub struct CustodianStatus {
 }
 
 impl Custodian {
-    pub(super) async fn record(&self, command: Command) -> Result<Recorded<Effect>, OperatorProblem> {
+    pub(super) async fn record(
+        &self,
+        command: Command,
+    ) -> Result<Recorded<Effect>, OperatorProblem> {
         let committed = self.submit(command).await?;
         let position = committed.position();
         let applied = committed.into_value();
@@ -144,7 +147,10 @@ impl Custodian {
     }
 
     /// Records a restriction, and confirms it once no share that it forbids can leave any more.
-    pub(super) async fn restrict(&self, command: Command) -> Result<Recorded<Effect>, OperatorProblem> {
+    pub(super) async fn restrict(
+        &self,
+        command: Command,
+    ) -> Result<Recorded<Effect>, OperatorProblem> {
         let recorded = self.record(command).await?;
         self.0.gate.confirmed(recorded.position.term).await;
         Ok(recorded)

@@ -47,6 +47,9 @@ struct Share {
     released: bool,
 }
 
+/// A request: its lease key, when it came first, its keys.
+type Asked = (u8, u64, Vec<(u8, u8)>);
+
 /// What a custodian holds, as simply as it can be said.
 #[derive(Default)]
 struct Model {
@@ -54,7 +57,7 @@ struct Model {
     shares: BTreeMap<u8, Share>,
     stones: BTreeSet<u8>,
     frozen: BTreeSet<Option<u8>>,
-    requests: BTreeMap<u8, (u8, u64, Vec<(u8, u8)>)>,
+    requests: BTreeMap<u8, Asked>,
 }
 
 fn at(slot: Option<u64>) -> Option<u64> {
