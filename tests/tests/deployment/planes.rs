@@ -8,6 +8,11 @@ use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use quorate_cli::people::{Person, now_ms};
+use quorate_engine::authz::grant::{Action, Claims, Grant};
+use quorate_engine::authz::identity::device_id;
+use quorate_engine::crypto::sign::SigningKey;
+use quorate_engine::types::{GrantId, HomeId, PublicKey, Secret};
 use quorate_node::config::Config;
 use quorate_node::embedded::layout::lay_out;
 use quorate_tests::deployment::http_get;
@@ -207,6 +212,30 @@ async fn knock(at: SocketAddr, credential: &Credential) -> String {
     }
 }
 
+/// Claims of a grant that names no chat and began so many seconds ago.
+fn claims(person: &Person, ago_s: u64) -> Claims {
+    let not_before_s = now_ms() / 1000 - ago_s;
+    Claims {
+        account: person.account(),
+        deployment: *person.deployment(),
+        home: HomeId::new(HOME).unwrap(),
+        actions: vec![Action::Write],
+        chats: Vec::new(),
+        ceiling: 1,
+        not_before_s,
+        expires_s: not_before_s + 900,
+        id: GrantId(rand::random()),
+    }
+}
+
+/// A grant in somebody's name by a device that nobody enrolled.
+fn grant_of_a_stranger(person: &Person) -> String {
+    let key = SigningKey::from_seed(&Secret::take(&mut rand::random::<[u8; 32]>()));
+    let device = device_id(&PublicKey(key.public()));
+    let grant = Grant::sign(device, &key, claims(person, 60)).unwrap();
+    grant.compact().to_owned()
+}
+
 fn filled(path: &str) -> String {
     path.replace("{chat}", &"0".repeat(64))
         .replace("{account}", &"0".repeat(64))
@@ -250,6 +279,26 @@ fn every_route_answers_each_credential_as_the_table_says() {
         ),
     ];
 
+    let person = world.person();
+    let bearers = [
+        ("no-grant", None),
+        ("garbage", Some("none".to_owned())),
+        ("stranger", Some(grant_of_a_stranger(&person))),
+        (
+            "stale",
+            Some(person.sign_grant(claims(&person, 3_600)).unwrap()),
+        ),
+        (
+            "person",
+            Some(person.sign_grant(claims(&person, 60)).unwrap()),
+        ),
+    ];
+    let bearers = bearers.map(|(name, bearer)| Credential {
+        name,
+        files: None,
+        bearer,
+    });
+
     let mut lines: BTreeMap<String, String> = BTreeMap::new();
     let mut row = |key: String, found: Vec<(&str, String)>| {
         let cells: Vec<_> = found
@@ -289,8 +338,10 @@ fn every_route_answers_each_credential_as_the_table_says() {
             }
             let Some(at) = at else { continue };
             let path_asked = filled(&path);
+            let with_bearers = if plane == "client" { &bearers[..] } else { &[] };
             let found = certificates
                 .iter()
+                .chain(with_bearers)
                 .map(|c| (c.name, world.wait(ask(at, c, &method, &path_asked))))
                 .collect();
             row(format!("{plane} of {cluster} {method} {path}"), found);
