@@ -101,7 +101,7 @@ else
   start ch
 fi
 
-if [[ $parts == *home* || $parts == *cold* ]]; then start is sg ae; fi
+if [[ $parts == *home* || $parts == *cold* ]]; then start is sg ae; "$bin/quorate" login --name bench >>"$dir/init.log"; fi
 if [[ $parts == *home* ]]; then
   for round in $(seq "$rounds"); do
     fsyncs

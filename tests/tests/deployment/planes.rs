@@ -15,6 +15,7 @@ use quorate_engine::crypto::sign::SigningKey;
 use quorate_engine::types::{GrantId, HomeId, PublicKey, Secret};
 use quorate_node::config::Config;
 use quorate_node::embedded::layout::lay_out;
+use quorate_node::pki::tls::PEER_ALPN;
 use quorate_tests::deployment::http_get;
 use quorate_tests::source::{files, read, root};
 use rustls_pki_types::pem::PemObject;
@@ -102,7 +103,7 @@ struct Credential {
     bearer: Option<String>,
 }
 
-fn connector(credential: &Credential) -> TlsConnector {
+fn connector(credential: &Credential, protocols: &[&[u8]]) -> TlsConnector {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     // Who serves is not the question here: any server's certificate does.
     let config = rustls::ClientConfig::builder_with_provider(provider)
@@ -110,7 +111,7 @@ fn connector(credential: &Credential) -> TlsConnector {
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyServer));
-    let config = match &credential.files {
+    let mut config = match &credential.files {
         None => config.with_no_client_auth(),
         Some((certificate, key)) => {
             let chain = CertificateDer::pem_file_iter(certificate).unwrap();
@@ -119,6 +120,7 @@ fn connector(credential: &Credential) -> TlsConnector {
             config.with_client_auth_cert(chain, key).unwrap()
         }
     };
+    config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
     TlsConnector::from(Arc::new(config))
 }
 
@@ -164,7 +166,7 @@ async fn ask(at: SocketAddr, credential: &Credential, method: &str, path: &str) 
     let asked = async {
         let tcp = tokio::net::TcpStream::connect(at).await.ok()?;
         let name = ServerName::try_from("127.0.0.1").unwrap();
-        let tls = connector(credential).connect(name, tcp).await.ok()?;
+        let tls = connector(credential, &[]).connect(name, tcp).await.ok()?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(tls)).await.ok()?;
         tokio::spawn(connection);
         let mut request = Request::builder()
@@ -215,7 +217,7 @@ fn body(path: &str) -> &'static str {
 async fn knock(at: SocketAddr, credential: &Credential) -> String {
     let tcp = tokio::net::TcpStream::connect(at).await.unwrap();
     let name = ServerName::try_from("127.0.0.1").unwrap();
-    let Ok(mut tls) = connector(credential).connect(name, tcp).await else {
+    let Ok(mut tls) = connector(credential, &[PEER_ALPN]).connect(name, tcp).await else {
         return "tls".into();
     };
     // TLS 1.3 tells the client of a refused certificate only when it reads.
