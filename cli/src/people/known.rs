@@ -206,8 +206,14 @@ impl Known {
                 continue;
             }
             missing.sort_by_key(BTreeSet::len);
+            let mut least: Vec<BTreeSet<CustodianId>> = Vec::new();
+            for set in missing {
+                if !least.iter().any(|l| l.is_subset(&set)) {
+                    least.push(set);
+                }
+            }
             let words = |s: &BTreeSet<CustodianId>| s.iter().map(ToString::to_string).collect();
-            return missing.iter().take(SETS_SHOWN_MAX).map(words).collect();
+            return least.iter().take(SETS_SHOWN_MAX).map(words).collect();
         }
         Vec::new()
     }
