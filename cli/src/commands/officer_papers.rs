@@ -360,12 +360,11 @@ fn act_words(act: &Act, name: &dyn Fn(&OfficerId) -> String) -> Result<String, F
             );
             for (id, d) in members {
                 let blocs: Vec<_> = d.blocs.iter().map(|b| plain(b)).collect();
-                let _ = write!(
-                    out,
-                    "\n    {id}: of {}, blocs: {}",
-                    plain(&d.entity),
-                    blocs.join(", ")
-                );
+                let blocs = match blocs.as_slice() {
+                    [] => "none".to_owned(),
+                    some => some.join(", "),
+                };
+                let _ = write!(out, "\n    {id}: of {}, blocs: {blocs}", plain(&d.entity));
             }
             out
         }

@@ -446,8 +446,9 @@ proptest! {
                 }
                 Op::Approve(o) | Op::Reject(o) => {
                     let verdict = if matches!(op, Op::Approve(_)) { Verdict::Approve } else { Verdict::Reject };
-                    let fine = (1..=2).contains(&o) && !over(&yes, &no) && !no.contains(&o)
-                        && !(verdict == Verdict::Approve && yes.contains_key(&o));
+                    let again = verdict == Verdict::Approve && yes.contains_key(&o);
+                    let open = !over(&yes, &no) && !no.contains(&o);
+                    let fine = (1..=2).contains(&o) && open && !again;
                     let got = b.effect(say(Subject::Order(id), verdict, o));
                     prop_assert_eq!(matches!(got, Effect::Decided { .. }), fine, "{:?}", got);
                     if fine && verdict == Verdict::Approve { yes.insert(o, now); }
