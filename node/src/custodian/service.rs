@@ -358,7 +358,9 @@ impl Custodian {
             .map_err(|e| busy(e.0))?
             .ok_or_else(|| busy("no wrapping key is in use yet"))?;
         let digest = cache::session_digest(&request.session);
-        let cached = self.0.cache.session(&digest);
+        // Of a version whose private part is gone nothing opens any more, remembered or not.
+        let held = self.ring().sealing(request.session.version).is_some();
+        let cached = self.0.cache.session(&digest).filter(|_| held);
         let small = cached.is_some() && request.items.len() <= INLINE_SHARES_MAX;
         let (this, request) = (self.clone(), request.clone());
         let work = move || {
@@ -393,6 +395,10 @@ impl Custodian {
         self.0
             .cache
             .put_session(digest, session.version, receiver.clone());
+        // Destroyed meanwhile: whoever did that may have looked before this was remembered.
+        if self.ring().sealing(session.version).is_none() {
+            self.0.cache.forget_sealing(session.version);
+        }
         Ok(receiver)
     }
 
