@@ -123,6 +123,16 @@ labels! {
     KEY_HELD = "quorate/key-held/1";
     /// Check on the text of a share file.
     KEYSLOT_TEXT = "quorate/keyslot/text/1";
+    /// HPKE `info` of records sealed to the recipient of a disclosure order.
+    SEAL_DISCLOSURE = "quorate/seal/disclosure/1";
+    /// HPKE exporter context of the key that those records are sealed under.
+    DISCLOSURE_EXPORT = "quorate/disclosure/export/1";
+    /// Associated data of one of those records.
+    DISCLOSURE_RECORD = "quorate/disclosure/record/1";
+    /// Hash of what a disclosure's manifest lists.
+    DISCLOSURE_HASH = "quorate/disclosure/hash/1";
+    /// A home's signed manifest of one part of a disclosure.
+    SIGN_DISCLOSURE = "quorate/disclosure/manifest/1";
 }
 
 #[cfg(test)]

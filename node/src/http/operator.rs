@@ -17,6 +17,7 @@ use axum::http::{HeaderMap, StatusCode, request::Parts};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures::future::BoxFuture;
+use quorate_engine::api::disclosure::{ExecuteOrder, SignedPart};
 use quorate_engine::api::keys::{KeysDone, KeysStep, KeysView};
 use quorate_engine::api::officers::{OfficersView, OrderDetail, OrdersView, ProposalView};
 use quorate_engine::api::operator::{
@@ -154,6 +155,16 @@ pub trait OperatorApi: Send + Sync + 'static {
     /// One order, and what it would open.
     fn order(&self, _id: OrderId) -> BoxFuture<'_, OperatorResult<Option<OrderDetail>>> {
         custodian_only("takes orders")
+    }
+    /// One part of a disclosure order's result, signed.
+    fn execute(
+        &self,
+        _by: Operator,
+        _id: OrderId,
+        _request: ExecuteOrder,
+    ) -> BoxFuture<'_, OperatorResult<SignedPart>> {
+        let detail = "only a home executes orders; this node is of another role".to_owned();
+        Box::pin(async move { Err(OperatorError::NotHere(detail)) })
     }
     /// Takes what officers signed in.
     fn hand_in(
