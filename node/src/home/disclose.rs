@@ -15,11 +15,11 @@ use super::release::{self, Authority};
 use super::shard::Shard;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use quorate_engine::api::Content;
 use quorate_engine::api::disclosure::{
     Disclosed, ExecuteOrder, Listed, Manifest, OpenedEpoch, PART_BYTES_MAX, PART_LOOKED_AT_MAX,
     PART_RECORDS_MAX, Part, Withheld, WithheldEpoch, read_order,
 };
-use quorate_engine::api::{Content, QuorumProblem};
 use quorate_engine::audit::HexBytes;
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::orders::OrderScope;
@@ -266,48 +266,63 @@ fn for_ever(policy: &Policy, e: &NoQuorum) -> Option<Withheld> {
 }
 
 /// That too few custodians release: how many legal systems are missing, and which would suffice.
+/// Asking stops when it is certain to fail, so who was not asked yet counts as willing.
 fn missing(id: &OrderId, policy: &Policy, e: &NoQuorum) -> HomeError {
-    let n = policy.missing_branches(&e.answered);
-    let systems = match n {
+    let refused: BTreeSet<_> = e.refused.iter().map(|(c, _)| c.clone()).collect();
+    let unwilling: BTreeSet<_> = refused
+        .iter()
+        .chain(&e.lied)
+        .chain(&e.unreachable)
+        .cloned()
+        .collect();
+    let willing: BTreeSet<_> = policy
+        .custodians()
+        .difference(&unwilling)
+        .cloned()
+        .collect();
+    let unasked: BTreeSet<_> = willing.difference(&e.answered).cloned().collect();
+    let systems = match policy.missing_branches(&willing) {
         1 => "1 more legal system".to_owned(),
         n => format!("{n} more legal systems"),
     };
-    let HomeError::Quorum {
-        problem, outcome, ..
-    } = quorum_error(e, Outcome::NotDone)
-    else {
-        unreachable!("a quorum's error is one")
+    let gone = e.refused.iter();
+    let gone = gone.filter(|(_, why)| matches!(why, Refusal::Tombstoned | Refusal::NotHeld));
+    let gone = gone.map(|(c, _)| c.clone()).collect();
+    let e = NoQuorum {
+        would_suffice: policy.what_would_suffice(&willing, &gone),
+        ..e.clone()
     };
-    HomeError::Quorum {
-        detail: format!(
-            "order {id} opens nothing: {systems} must release. {}",
-            in_words(&problem)
-        ),
-        problem,
-        outcome,
-    }
-}
-
-fn in_words(p: &QuorumProblem) -> String {
+    let (would_suffice, problem) = match quorum_error(&e, Outcome::NotDone) {
+        HomeError::Quorum { problem, .. } => (problem.would_suffice.clone(), problem),
+        other => return other,
+    };
+    let names = |set: &BTreeSet<CustodianId>| set.iter().map(ToString::to_string).collect();
+    let sets = would_suffice.iter();
+    let sets: Vec<String> = sets.map(|s| format!("{{{}}}", s.join(", "))).collect();
     let mut parts = Vec::new();
     let mut say = |what: &str, who: Vec<String>| {
         if !who.is_empty() {
             parts.push(format!("{what}: {}", who.join(", ")));
         }
     };
-    say("released", p.answered.clone());
-    let refused = p.refused.iter().map(|(c, why)| format!("{c} ({why})"));
-    say("refused", refused.collect());
-    say("gave a false share", p.lied.clone());
-    say("not reached", p.unreachable.clone());
-    let sets = p.would_suffice.iter();
-    let sets: Vec<String> = sets.map(|s| format!("{{{}}}", s.join(", "))).collect();
-    parts.push(if sets.is_empty() {
-        "no set of custodians would suffice any more".to_owned()
-    } else {
-        format!("would suffice in addition: {}", sets.join(" or "))
-    });
-    parts.join("; ")
+    say("released", problem.answered.clone());
+    say("not asked any more", names(&unasked));
+    let why = problem
+        .refused
+        .iter()
+        .map(|(c, why)| format!("{c} ({why})"));
+    say("refused", why.collect());
+    say("gave a false share", problem.lied.clone());
+    say("not reached", problem.unreachable.clone());
+    say("would suffice in addition", vec![sets.join(" or ")]);
+    HomeError::Quorum {
+        detail: format!(
+            "order {id} opens nothing: at least {systems} must release. {}",
+            parts.join("; ")
+        ),
+        problem,
+        outcome: Outcome::NotDone,
+    }
 }
 
 /// Opens the records whose keys are there and seals them to the recipient.

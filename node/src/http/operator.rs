@@ -54,6 +54,9 @@ pub enum OperatorError {
     /// The request is understood and not allowed in this state.
     #[error("{0}")]
     Refused(String),
+    /// Too few custodians release what it takes.
+    #[error("{0}")]
+    NoQuorum(String),
     /// There is nothing of that id.
     #[error("{0}")]
     NotFound(String),
@@ -291,6 +294,13 @@ impl From<OperatorError> for Failure {
                 "Refused in this state",
                 detail,
                 "see GET /v1/cluster and GET /v1/status for the state, and docs/operations.md for the order of steps",
+            ),
+            OperatorError::NoQuorum(_) => Self::new(
+                StatusCode::CONFLICT,
+                "no_quorum",
+                "Too few custodians release",
+                detail,
+                "ask the officers named above, then repeat it; each attempt stands in the custodians' logs",
             ),
             OperatorError::NotFound(_) => Self::new(
                 StatusCode::NOT_FOUND,

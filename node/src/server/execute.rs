@@ -18,6 +18,7 @@ impl From<HomeError> for OperatorError {
         match e {
             HomeError::NotFound { .. } => Self::NotFound(detail),
             HomeError::Invalid { .. } => Self::Invalid(detail),
+            HomeError::Quorum { detail, .. } => Self::NoQuorum(detail),
             HomeError::Unavailable {
                 retry_ms, outcome, ..
             } => Self::Unavailable {
