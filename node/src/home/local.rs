@@ -116,7 +116,7 @@ impl Op {
 
 /// The id of the chat that a genesis makes.
 fn chat_id(genesis: &Statement) -> ChatId {
-    membership::chat_id(&Envelope::from(genesis.clone()))
+    membership::chat_id(&Envelope::from(genesis))
 }
 
 /// Does an operation here, at the leader of its shard.
@@ -281,7 +281,7 @@ async fn create_chat(
     caller: Caller,
     request: CreateChat,
 ) -> Result<At<Chat>, Fail> {
-    let statement = Envelope::from(request.genesis);
+    let statement = Envelope::from(&request.genesis);
     let id = membership::chat_id(&statement);
     let shard = core.shard(&id).clone();
     let profile = bytes(&request.profile)?;
@@ -385,7 +385,7 @@ async fn statement_on(
 ) -> Result<(u64, StatementAcks), Fail> {
     // A newcomer who joins is no member yet: the device is proven, the statement proves the rest.
     admission::admit(core, caller, Action::Read, None).await?;
-    let statement = Envelope::from(statement);
+    let statement = Envelope::from(&statement);
     let s = match statement.read("chat statement") {
         Ok(ChatPayload::Statement(s)) if s.chat == chat => s,
         Ok(ChatPayload::Statement(s)) => {

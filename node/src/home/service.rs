@@ -442,7 +442,7 @@ impl HomeApi for Home {
                     },
                 });
             }
-            let statement = Envelope::from(statement);
+            let statement = Envelope::from(&statement);
             let about = match statement.read("account statement") {
                 Ok(AccountPayload::Genesis(_)) => Ok(account_id(&statement)),
                 Ok(AccountPayload::Statement(s)) => Ok(s.account),
