@@ -71,7 +71,7 @@ pub(super) async fn part(
     request: ExecuteOrder,
 ) -> Result<Part, Fail> {
     let invalid = |detail: String| Fail::Home(HomeError::Invalid { detail });
-    let paper = Envelope::from(request.statement);
+    let paper = Envelope::from(&request.statement);
     let (id, order, recipient) =
         read_order(&paper, &core.config.deployment).map_err(|e| invalid(e.to_string()))?;
     if !order.scope.chats.contains(&request.chat) {

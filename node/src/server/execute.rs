@@ -38,7 +38,7 @@ pub(super) async fn execute(
     id: OrderId,
     request: ExecuteOrder,
 ) -> OperatorResult<SignedPart> {
-    let said = order_id(&Envelope::from(request.statement.clone()));
+    let said = order_id(&Envelope::from(&request.statement));
     if said != id {
         let detail = format!("the statement is of order {said}, not {id}");
         return Err(OperatorError::Invalid(detail));

@@ -56,7 +56,7 @@ fn approve(w: &World, order: OrderId, names: &[&str], refuses: Option<Refusal>) 
 
 async fn ask(w: &World, paper: &Envelope, chat: ChatId) -> Result<Part, HomeError> {
     let request = ExecuteOrder {
-        statement: paper.clone().into(),
+        statement: paper.into(),
         chat,
         from: 0,
     };
