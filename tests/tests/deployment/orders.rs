@@ -5,7 +5,7 @@
 //! again with the failpoint `custodian-clock`, two hours ahead.
 
 use super::officers::{Officers, done, refused};
-use super::world::{HOME, World, message, node, offline, topology};
+use super::world::{HOME, World, eventually, message, node, offline, topology};
 use quorate_engine::audit::{self, Entry, EntryKind};
 use quorate_engine::home::EPOCH_RECORDS_MAX;
 use serde_json::Value;
@@ -16,6 +16,8 @@ use std::time::Duration;
 const AHEAD: (&str, &str) = ("FAILPOINTS", "custodian-clock=return(7200000)");
 const NO_QUORUM: Option<i32> = Some(4);
 const BATCH: usize = 256;
+/// A custodian that started again is found by the home within.
+const BACK_MAX: Duration = Duration::from_secs(20);
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -116,8 +118,14 @@ fn an_approved_order_gives_its_recipient_what_it_names_and_nobody_anything_else(
     // One custodian of the two that it takes: nothing, and who is missing.
     let execute = ["order", "execute", text(&paper), "--out", text(&dir)];
     approve(&mut world, &officers, "ch", &id);
-    let alone = world.quorate(&execute);
-    assert_eq!(alone.code, NO_QUORUM, "{alone:?}");
+    // The home may still be looking for the custodian that started again.
+    let alone = eventually(BACK_MAX, || {
+        let ran = world.quorate(&execute);
+        assert_eq!(ran.code, NO_QUORUM, "{ran:?}");
+        anyhow::ensure!(!ran.err.contains("not reached"), "{ran:?}");
+        Ok(ran)
+    });
+    let alone = alone.unwrap();
     for said in [
         "1 more legal system must release",
         "is (the order is not in force there)",
@@ -129,7 +137,12 @@ fn an_approved_order_gives_its_recipient_what_it_names_and_nobody_anything_else(
     assert!(!dir.exists() && !scratch.join("result.partial").exists());
 
     approve(&mut world, &officers, "is", &id);
-    let told = done(world.quorate(&execute));
+    let told = eventually(BACK_MAX, || {
+        let ran = world.quorate(&execute);
+        anyhow::ensure!(ran.code == Some(0), "{ran:?}");
+        Ok(ran.out)
+    });
+    let told = told.unwrap();
     assert!(told.contains("2 records"), "{told}");
     refused(world.quorate(&execute), "is there already");
     let sealed = std::fs::read_to_string(dir.join("part-000001.json")).unwrap();
@@ -201,6 +214,6 @@ fn an_approved_order_gives_its_recipient_what_it_names_and_nobody_anything_else(
         assert!(under.iter().all(|e| e.order.unwrap().to_string() == id));
         let (released, refused): (Vec<_>, Vec<_>) = under.iter().partition(|e| e.refused.is_none());
         assert!(!released.is_empty(), "{custodian} did not release");
-        assert_eq!(refused.len(), usize::from(custodian == "is"), "{under:?}");
+        assert_eq!(refused.is_empty(), custodian == "ch", "{under:?}");
     }
 }
