@@ -5,7 +5,8 @@ use super::api::{At, Caller, HomeError};
 use super::core::{Core, Fail};
 use super::directory::Who;
 use super::shard::Shard;
-use super::{reader, shard, statements, writer};
+use super::{disclose, reader, shard, statements, writer};
+use quorate_engine::api::disclosure::{ExecuteOrder, Part};
 use quorate_engine::api::registry::Statement;
 use quorate_engine::api::{
     Append, Appended, Chat, CreateChat, Edit, Member, Members, Message, Page, StatementAcks,
@@ -59,6 +60,8 @@ pub enum Op {
     Statement(Caller, ChatId, Statement),
     /// `members`
     Members(Caller, ChatId, Option<AccountId>, usize),
+    /// A part of a disclosure order's result.
+    Disclose(ExecuteOrder),
 }
 
 /// What an operation gives.
@@ -79,6 +82,8 @@ pub enum Done {
     Statement(At<StatementAcks>),
     /// To `Members`.
     Members(At<Members>),
+    /// To `Disclose`.
+    Disclosed(At<Part>),
 }
 
 impl Op {
@@ -88,6 +93,7 @@ impl Op {
         let chat = match self {
             Op::CreateChat(_, request) => &chat_id(&request.genesis),
             Op::ListChats { shard, .. } => return *shard,
+            Op::Disclose(request) => &request.chat,
             Op::Chat(_, chat, _)
             | Op::Append(_, chat, _)
             | Op::Edit(_, chat, ..)
@@ -204,6 +210,12 @@ pub async fn perform(core: &Arc<Core>, op: Op) -> Result<Done, Fail> {
             admission::admit(core, &caller, Action::Read, Some(chat)).await?;
             let members = members(&shard, &chat, after, limit)?;
             Ok(Done::Members(at(number, index, members)))
+        }
+        // No grant: custodians release under the order or not at all.
+        Op::Disclose(request) => {
+            let index = shard.read_index().await?;
+            let part = disclose::part(core, &shard, request).await?;
+            Ok(Done::Disclosed(at(number, index, part)))
         }
     }
 }
