@@ -191,6 +191,7 @@ impl Cluster {
     /// One step at whoever leads the group, tried again over elections.
     async fn step(&self, group: &Group, change: Change) -> Result<(), MembershipError> {
         let until = Instant::now() + STEP_WAIT_MAX;
+        let mut said = String::new();
         loop {
             self.know_addresses(&group.status());
             let leader = group.leadership().borrow().leader;
@@ -210,6 +211,10 @@ impl Cluster {
                     group: group.id(),
                     reason,
                 });
+            }
+            if reason != said {
+                tracing::info!(group = group.id(), ?change, "not yet: {reason}");
+                said = reason;
             }
             tokio::time::sleep(PAUSE).await;
         }
