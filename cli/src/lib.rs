@@ -21,6 +21,7 @@ pub mod deployment;
 pub mod exit;
 pub mod output;
 pub mod people;
+pub mod private_file;
 pub mod progress;
 pub mod sample;
 pub mod telegram;

@@ -8,6 +8,7 @@ use super::Context;
 use crate::deployment::read_limited;
 use crate::exit::{Exit, Failure};
 use crate::output::{plain, remark, time};
+use crate::private_file;
 use quorate_engine::api::keys::SecretText;
 use quorate_engine::api::officers::{HandIn, OfficersView};
 use quorate_engine::api::operator::OperatorDone;
@@ -22,8 +23,6 @@ use quorate_engine::types::{CustodianId, DeploymentId, OfficerId, Secret, Struct
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use zeroize::Zeroizing;
 
@@ -55,46 +54,13 @@ pub(super) fn make_key(path: &Path) -> Result<SigningKey, Failure> {
         seed: SecretText(hex::encode(key.seed().expose())),
     };
     let text = Zeroizing::new(serde_json::to_vec_pretty(&file).map_err(wrong)?);
-    new_private(path, &text, "write the officer's key to")?;
+    private_file::create(path, &text, "write the officer's key to")?;
     Ok(key)
-}
-
-/// Writes a new file that only its owner reads.
-pub(super) fn new_private(path: &Path, text: &[u8], doing: &str) -> Result<(), Failure> {
-    let failed = |e: &std::io::Error| Failure::file(doing, path, e);
-    let mut to = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|e| failed(&e))?;
-    let written = to.write_all(text).and_then(|()| to.sync_all());
-    written.map_err(|e| failed(&e))
-}
-
-/// A key file. One that others may read is refused.
-pub(super) fn read_private(path: &Path, doing: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let failed = |e: &std::io::Error| Failure::file(doing, path, e);
-    let mode = std::fs::metadata(path)
-        .map_err(|e| failed(&e))?
-        .permissions()
-        .mode();
-    if mode & 0o077 != 0 {
-        return Err(Failure::usage(
-            format!("{}: others may read this key", path.display()),
-            format!(
-                "run chmod 600 {}; if anybody could have read it, replace the key",
-                path.display()
-            ),
-        ));
-    }
-    let bytes = read_limited(path).map_err(|e| failed(&e))?;
-    Ok(Zeroizing::new(bytes))
 }
 
 /// The officer's key in `path`.
 pub(super) fn read_key(path: &Path) -> Result<SigningKey, Failure> {
-    let bytes = read_private(path, "read the officer's key")?;
+    let bytes = private_file::read(path, "read the officer's key")?;
     let no_key =
         |e: &dyn std::fmt::Display| wrong(format!("{} is no officer's key: {e}", path.display()));
     let file: KeyFile = serde_json::from_slice(&bytes).map_err(|e| no_key(&e))?;
@@ -457,6 +423,7 @@ pub(super) fn moment(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn moments_are_read_and_impossible_ones_refused() {

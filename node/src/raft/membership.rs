@@ -11,8 +11,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Longest try of one step in one group: an election or two may lie between.
-const STEP_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Longest try of one step in one group: an election or two may lie between. Shorter than a
+/// client waits for its answer, so that it is told why.
+const STEP_WAIT_MAX: Duration = Duration::from_secs(20);
 /// Longest wait for a new node to get all of a group's state.
 pub const CATCH_UP_WAIT_MAX: Duration = Duration::from_secs(3_600);
 const PAUSE: Duration = Duration::from_millis(200);
