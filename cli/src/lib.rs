@@ -18,6 +18,7 @@ pub mod client;
 pub mod commands;
 pub mod demo;
 pub mod deployment;
+pub mod drill;
 pub mod exit;
 pub mod output;
 pub mod people;
