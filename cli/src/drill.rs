@@ -73,6 +73,8 @@ pub struct Measured {
     pub case: Case,
     /// Who froze.
     pub frozen: Vec<String>,
+    /// From the request to the last confirmation, in milliseconds.
+    pub confirmed_ms: u64,
     /// From the last confirmation to the last read served, in milliseconds; 0 when none was.
     pub dark_ms: u64,
     /// The longest time allowed.
@@ -262,11 +264,12 @@ impl Drill {
         }
         let thawed = Instant::now();
         self.at_each("/v1/thaw").await?;
-        let (dark, last, reads_after) = darkened?;
+        let (confirmed, dark, last, reads_after) = darkened?;
         watch.light(thawed).await?;
         Ok(Measured {
             case,
             frozen: self.custodians.clone(),
+            confirmed_ms: millis(confirmed),
             dark_ms: millis(last),
             limit_ms: case.limit_ms(),
             reads_after,
@@ -275,14 +278,14 @@ impl Drill {
         })
     }
 
-    /// Freezes and waits: whether it became dark, how long after the last confirmation a read was
-    /// served, and how many were.
+    /// Freezes and waits: how long the confirmations took, whether it became dark, how long after
+    /// the last confirmation a read was served, and how many were.
     async fn darken(
         &self,
         case: Case,
         watch: &Watch,
         here: Option<&mut Embedded>,
-    ) -> Result<(bool, Duration, u64), Failure> {
+    ) -> Result<(Duration, bool, Duration, u64), Failure> {
         match (case, &here) {
             (Case::Told, _) | (Case::Restarted, Some(_)) => {}
             (Case::CutOff, Some(embedded)) => {
@@ -300,6 +303,7 @@ impl Drill {
                 ));
             }
         }
+        let asked = Instant::now();
         self.at_each("/v1/freeze").await?;
         let (since, before) = (Instant::now(), watch.served());
         if let (Case::Restarted, Some(embedded)) = (case, here) {
@@ -312,7 +316,8 @@ impl Drill {
         let dark = watch.dark(since, limit).await;
         let last = watch.last_after(since);
         let last = last.map_or(Duration::ZERO, |at| at.duration_since(since));
-        Ok((dark, last, watch.served() - before))
+        let confirmed = since.duration_since(asked);
+        Ok((confirmed, dark, last, watch.served() - before))
     }
 
     async fn at_each(&self, route: &str) -> Result<(), Failure> {

@@ -129,10 +129,11 @@ fn say(m: &Measured, context: &Context) -> Result<(), Failure> {
     context.output.show(m, || {
         let mark = if m.held { "ok  " } else { "FAIL" };
         format!(
-            "{mark} {}: last read {} ms after {} had frozen (at most {} ms), {} reads after it; reads again {} ms after the thaw",
+            "{mark} {}: {} froze in {} ms; last read {} ms after that (at most {} ms), {} reads since; reads again {} ms after the thaw",
             m.case.text(),
-            m.dark_ms,
             plain(&m.frozen.join(", ")),
+            m.confirmed_ms,
+            m.dark_ms,
             m.limit_ms,
             m.reads_after,
             m.light_ms

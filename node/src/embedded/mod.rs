@@ -241,8 +241,7 @@ impl Embedded {
             for at in &there {
                 let target = running.peers().target(to, at.id);
                 let target = target.ok_or_else(|| EmbeddedError::NoCluster(to.to_owned()))?;
-                running.peers().set_address(target.clone(), address(at));
-                running.peers().hang_up(&target);
+                running.peers().set_address(target, address(at));
             }
         }
         Ok(())

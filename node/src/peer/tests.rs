@@ -273,8 +273,16 @@ async fn a_connection_that_is_hung_up_answers_nothing_more() {
     while server.echo.calls.load(Ordering::SeqCst) == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    home.set_address(server.target.clone(), "127.0.0.1:1".into());
     home.hang_up(&server.target);
+    let e = pending.await.unwrap().unwrap_err();
+    assert!(matches!(e, CallError::Unknown(_)), "{e}");
+    call(b"x").await.expect("the next call connects anew");
+    let calls = server.echo.calls.load(Ordering::SeqCst);
+    let pending = tokio::spawn(call(b"sleep"));
+    while server.echo.calls.load(Ordering::SeqCst) == calls {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    home.set_address(server.target.clone(), "127.0.0.1:1".into());
     let e = pending.await.unwrap().unwrap_err();
     assert!(matches!(e, CallError::Unknown(_)), "{e}");
     not_sent(call(b"x").await);

@@ -104,7 +104,7 @@ fn a_drill_on_a_running_deployment_fails_when_those_who_freeze_do_not_block() {
     };
     let good = drill(&CUSTODIANS[..2]);
     assert_eq!(good.code, Some(0), "{good:?}");
-    assert!(good.out.contains("ok   told: last read"), "{good:?}");
+    assert!(good.out.contains("ok   told: ch, is froze in"), "{good:?}");
     let bad = drill(&CUSTODIANS[..1]);
     assert_eq!(bad.code, Some(1), "{bad:?}");
     assert!(bad.err.contains("did not stay dark"), "{bad:?}");
