@@ -81,8 +81,8 @@ pub struct Measured {
     pub limit_ms: u64,
     /// Reads served after the last confirmation.
     pub reads_after: u64,
-    /// From the thaw to reads through every node, in milliseconds.
-    pub light_ms: u64,
+    /// From the thaw to reads through every node, in milliseconds; none where it stays frozen.
+    pub light_ms: Option<u64>,
     /// Whether it was dark in time and stayed so until the thaw.
     pub held: bool,
 }
@@ -236,6 +236,8 @@ pub struct Drill {
     pub custodians: Vec<String>,
     /// Stands in the custodians' logs.
     pub reason: String,
+    /// Thawing needs officers: it is theirs to do afterwards.
+    pub leave_frozen: bool,
 }
 
 impl Drill {
@@ -263,9 +265,13 @@ impl Drill {
             }
         }
         let thawed = Instant::now();
-        self.at_each("/v1/thaw").await?;
+        if !self.leave_frozen {
+            self.at_each("/v1/thaw").await?;
+        }
         let (confirmed, dark, last, reads_after) = darkened?;
-        watch.light(thawed).await?;
+        if !self.leave_frozen {
+            watch.light(thawed).await?;
+        }
         Ok(Measured {
             case,
             frozen: self.custodians.clone(),
@@ -273,7 +279,7 @@ impl Drill {
             dark_ms: millis(last),
             limit_ms: case.limit_ms(),
             reads_after,
-            light_ms: millis(thawed.elapsed()),
+            light_ms: (!self.leave_frozen).then(|| millis(thawed.elapsed())),
             held: dark && millis(last) <= case.limit_ms(),
         })
     }
@@ -371,5 +377,6 @@ pub async fn prepare(embedded: &Embedded) -> Result<Drill, Failure> {
         scope: "all".to_owned(),
         custodians: custodians.iter().map(ToString::to_string).collect(),
         reason: "freeze drill".to_owned(),
+        leave_frozen: false,
     })
 }

@@ -47,6 +47,9 @@ struct DrillArgs {
     /// Why; stands in the custodians' logs
     #[arg(long, requires = "chat")]
     reason: Option<String>,
+    /// Do not thaw afterwards: where officers are appointed, they must
+    #[arg(long, requires = "chat", conflicts_with = "rounds")]
+    leave_frozen: bool,
 }
 
 /// Runs the command.
@@ -73,6 +76,7 @@ async fn running(chat: &str, args: &DrillArgs, context: &Context) -> CommandResu
         scope: chat.to_owned(),
         custodians: args.at.clone(),
         reason: args.reason.clone().unwrap_or_default(),
+        leave_frozen: args.leave_frozen,
     };
     let mut all = Vec::new();
     for _ in 0..args.rounds {
@@ -126,17 +130,20 @@ async fn rounds(
 }
 
 fn say(m: &Measured, context: &Context) -> Result<(), Failure> {
+    let light = match m.light_ms {
+        Some(ms) => format!("reads again {ms} ms after the thaw"),
+        None => "it stays frozen".to_owned(),
+    };
     context.output.show(m, || {
         let mark = if m.held { "ok  " } else { "FAIL" };
         format!(
-            "{mark} {}: {} froze in {} ms; last read {} ms after that (at most {} ms), {} reads since; reads again {} ms after the thaw",
+            "{mark} {}: {} froze in {} ms; last read {} ms after that (at most {} ms), {} reads since; {light}",
             m.case.text(),
             plain(&m.frozen.join(", ")),
             m.confirmed_ms,
             m.dark_ms,
             m.limit_ms,
-            m.reads_after,
-            m.light_ms
+            m.reads_after
         )
     })
 }

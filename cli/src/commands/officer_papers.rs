@@ -12,8 +12,7 @@ use crate::private_file;
 use quorate_engine::api::keys::SecretText;
 use quorate_engine::api::officers::{HandIn, OfficersView};
 use quorate_engine::api::operator::OperatorDone;
-use quorate_engine::api::registry::{Statement as Sent, StatementSignature};
-use quorate_engine::authz::envelope::{Envelope, Signature};
+use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::officers::{Act, OfficerKey, Statement, ThawScope};
 use quorate_engine::authz::orders::Order;
 use quorate_engine::crypto::labels;
@@ -144,28 +143,6 @@ pub(super) fn find_officer(view: &OfficersView, text: &str) -> Result<OfficerId,
     id.ok_or_else(|| wrong(format!("{} has no officer {text:?}", view.custodian)))
 }
 
-pub(super) fn sent(e: &Envelope) -> Sent {
-    let one = |s: &Signature| StatementSignature {
-        key: s.key.clone(),
-        signature: s.signature.clone(),
-    };
-    Sent {
-        payload: e.payload.clone(),
-        signatures: e.signatures.iter().map(one).collect(),
-    }
-}
-
-pub(super) fn received(s: &Sent) -> Envelope {
-    let one = |s: &StatementSignature| Signature {
-        key: s.key.clone(),
-        signature: s.signature.clone(),
-    };
-    Envelope {
-        payload: s.payload.clone(),
-        signatures: s.signatures.iter().map(one).collect(),
-    }
-}
-
 /// Adds one officer's signature to `paper`.
 pub(super) fn sign(
     paper: &mut Envelope,
@@ -212,7 +189,7 @@ pub(super) async fn hand_in(
     paper: &Envelope,
 ) -> Result<OperatorDone, Failure> {
     let body = HandIn {
-        statement: sent(paper),
+        statement: paper.into(),
     };
     let client = context.deployment()?.operator(custodian)?;
     Ok(client.post("/v1/officers/statements", &body).await?)

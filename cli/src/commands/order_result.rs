@@ -5,7 +5,7 @@
 //! opens them all, or none: a result that anybody changed is refused whole.
 
 use super::Context;
-use super::officer_papers::{deployment_id, load, sent, wrong};
+use super::officer_papers::{deployment_id, load, wrong};
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::output::{plain, time};
 use crate::private_file;
@@ -196,7 +196,7 @@ async fn fetch(
         let mut from = Some(0);
         while let Some(at) = from {
             let body = ExecuteOrder {
-                statement: sent(paper),
+                statement: paper.into(),
                 chat: *chat,
                 from: at,
             };

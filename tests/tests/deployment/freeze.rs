@@ -108,7 +108,13 @@ fn a_drill_on_a_running_deployment_fails_when_those_who_freeze_do_not_block() {
     let bad = drill(&CUSTODIANS[..1]);
     assert_eq!(bad.code, Some(1), "{bad:?}");
     assert!(bad.err.contains("did not stay dark"), "{bad:?}");
-    // Nothing stays frozen after it, and another chat never was.
+    // Nothing stays frozen after it, unless it is said.
     let status = world.quorate_ok(&["custodian", "status", CUSTODIANS[0]]);
     assert!(!status.contains("FROZEN"), "{status}");
+    let mut last = [&["freeze", "drill", "--leave-frozen"][..], &why].concat();
+    last.extend(["--at", CUSTODIANS[0], "--at", CUSTODIANS[1]]);
+    let left = world.quorate(&last);
+    assert_eq!(left.code, Some(0), "{left:?}");
+    let status = world.quorate_ok(&["custodian", "status", CUSTODIANS[0]]);
+    assert!(status.contains(&format!("FROZEN {chat}")), "{status}");
 }
