@@ -177,10 +177,6 @@ impl Cluster {
             return Err(MembershipError::LastVoter(node));
         }
         for group in self.groups() {
-            if node == self.node() {
-                // Leadership goes first; whoever takes over executes the removal.
-                self.hand_over(&group).await;
-            }
             self.step(&group, Change::Remove(node)).await?;
         }
         if node != self.node() {
@@ -197,6 +193,11 @@ impl Cluster {
             self.know_addresses(&group.status());
             let leader = group.leadership().borrow().leader;
             let reason = match leader {
+                // Whoever takes over executes it. Leadership may come back, or nobody may take it.
+                Some(l) if l == self.node() && change == Change::Remove(l) => {
+                    self.hand_over(group).await;
+                    "this node leads the group and is to be removed".into()
+                }
                 Some(l) if l == self.node() => match group.change(change.clone()).await {
                     Ok(()) => return Ok(()),
                     Err(e) => e,

@@ -47,7 +47,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 pub const RAFT_IN_FLIGHT_MAX: usize = 512;
 
 /// A membership step at a group's leader.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Change {
     AddLearner(NodeId, String),
     Promote(NodeId),

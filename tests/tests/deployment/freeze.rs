@@ -1,11 +1,13 @@
 //! A freeze stops shares at once, and the home drops what it has leased.
 
-use super::world::{CUSTODIANS, World, eventually, run, topology, topology_text, turn};
+use super::world::{CUSTODIANS, World, eventually, run_within, topology, topology_text, turn};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
 /// From the freeze's confirmation to the first refused read, process starts included.
 const DARK_MAX: Duration = Duration::from_secs(2);
+/// Three cases, one of which waits for the feed grace, and a deployment's start and stop.
+const DRILL_MAX: Duration = Duration::from_secs(180);
 /// Exit code for too few custodians.
 const NO_QUORUM: Option<i32> = Some(4);
 
@@ -70,7 +72,7 @@ fn a_drill_measures_time_to_dark_told_cut_off_and_through_a_restart() {
         "--dir",
         deployment.to_str().unwrap(),
     ];
-    let ran = run("quorate", &[&args[..], &places].concat());
+    let ran = run_within(DRILL_MAX, "quorate", &[&args[..], &places].concat());
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let cases: Vec<Value> = ran
         .out

@@ -78,7 +78,12 @@ pub struct Ran {
 
 /// Runs one of our binaries to its end; one that does not end is killed and has no exit code.
 pub fn run(name: &str, args: &[&str]) -> Ran {
-    let limit = format!("{}s", RUN_MAX.as_secs());
+    run_within(RUN_MAX, name, args)
+}
+
+/// The same, for a command that takes its time.
+pub fn run_within(limit: Duration, name: &str, args: &[&str]) -> Ran {
+    let limit = format!("{}s", limit.as_secs());
     let output = Command::new("timeout")
         .args(["--signal=KILL", &limit])
         .arg(binary(name).unwrap())
