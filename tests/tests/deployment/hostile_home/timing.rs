@@ -158,7 +158,15 @@ fn one_wrong_clock_of_three_moves_no_time_and_opens_nothing() {
         world.d.start_node_with(&at, &env).unwrap();
         world.wait_ready();
         // It is given the lead, and gives it away when it has looked at the others' clocks.
-        let _ = world.quorate(&["cluster", "transfer-leader", "ch", "--to", "1"]);
+        let seen = eventually(SETTLED_MAX, || {
+            let off = world.metric(&at, "quorate_custodian_clock_off_seconds");
+            if off < 50.0 {
+                world.quorate(&["cluster", "transfer-leader", "ch", "--to", "1"]);
+                anyhow::bail!("it says it is {off} s off");
+            }
+            Ok(())
+        });
+        seen.unwrap();
         let h = Hostile::new(&world);
         // The control: who may, does.
         let (person, ch, chat, key_id) = dealt(&h);
