@@ -19,5 +19,6 @@ mod officers;
 mod operations;
 mod people;
 mod planes;
+mod rotation;
 mod shred;
 mod world;
