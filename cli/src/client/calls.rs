@@ -1,9 +1,10 @@
 //! The client plane's calls, one function for each.
 
 use super::{Call, Client, ClientError, malformed};
-use crate::people::{Wants, to_wire};
+use crate::people::Wants;
 use bytes::Bytes;
 use hyper::Method;
+use quorate_engine::api::registry::Statement;
 use quorate_engine::api::{
     Appended, Chat, ChatList, Content, CreateChat, Edit, Members, Message, NewMessage, Page,
     PostStatement, StatementAcks, Status, Written,
@@ -58,7 +59,7 @@ impl Client {
             let request = CreateChat {
                 idempotency_key: key.clone(),
                 profile: new.profile.clone(),
-                genesis: to_wire(&genesis),
+                genesis: Statement::from(&genesis),
             };
             let wants = Wants::write(vec![chat]);
             let call = Call::new(Method::POST, "/v1/chats", Some(wants));
@@ -236,7 +237,7 @@ impl Client {
         statement: &Envelope,
     ) -> Result<StatementAcks, ClientError> {
         let body = PostStatement {
-            statement: to_wire(statement),
+            statement: Statement::from(statement),
         };
         // It opens nothing, so the grant names no chat.
         let call = Call::new(Method::POST, path, Some(Wants::write(Vec::new())));

@@ -9,7 +9,8 @@ use crate::deployment::{Deployment, read_limited};
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::output::remark;
 use crate::people::place::{self, wallets};
-use crate::people::{Judged, Known, Wallet, from_wire, now_ms, to_wire};
+use crate::people::{Judged, Known, Wallet, now_ms};
+use quorate_engine::api::registry::Statement;
 use quorate_engine::api::{Member, Members};
 use quorate_engine::authz::chain::ChainId;
 use quorate_engine::authz::envelope::Envelope;
@@ -306,7 +307,7 @@ impl Acting<'_> {
     /// The change to `chat` that was posted and is not done, if it is this one.
     fn undone(&self, chat: &ChatId, change: &ChatChange) -> Option<Envelope> {
         let bytes = read_limited(&self.kept(chat)).ok()?;
-        let statement = from_wire(&serde_json::from_slice(&bytes).ok()?);
+        let statement = Envelope::from(&serde_json::from_slice::<Statement>(&bytes).ok()?);
         match statement.read("statement about a chat") {
             Ok(ChatPayload::Statement(s)) if s.chat == *chat && s.change == *change => {
                 Some(statement)
@@ -321,7 +322,7 @@ impl Acting<'_> {
             let e = std::io::Error::other(e.to_string());
             Failure::file("keep the statement in", &path, &e)
         };
-        let text = serde_json::to_vec(&to_wire(statement)).map_err(|e| failed(&e))?;
+        let text = serde_json::to_vec(&Statement::from(statement)).map_err(|e| failed(&e))?;
         files::make_dir(&self.pending)
             .and_then(|()| files::replace(&path, &text, Access::Public))
             .map_err(|e| failed(&e))

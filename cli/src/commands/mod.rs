@@ -27,6 +27,7 @@ pub mod message;
 pub mod officer;
 mod officer_papers;
 pub mod order;
+mod order_result;
 pub mod policy;
 pub mod recover;
 pub mod status;

@@ -55,21 +55,26 @@ pub(super) fn make_key(path: &Path) -> Result<SigningKey, Failure> {
         seed: SecretText(hex::encode(key.seed().expose())),
     };
     let text = Zeroizing::new(serde_json::to_vec_pretty(&file).map_err(wrong)?);
-    let failed = |e: &std::io::Error| Failure::file("write the officer's key to", path, e);
+    new_private(path, &text, "write the officer's key to")?;
+    Ok(key)
+}
+
+/// Writes a new file that only its owner reads.
+pub(super) fn new_private(path: &Path, text: &[u8], doing: &str) -> Result<(), Failure> {
+    let failed = |e: &std::io::Error| Failure::file(doing, path, e);
     let mut to = std::fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)
         .map_err(|e| failed(&e))?;
-    let written = to.write_all(&text).and_then(|()| to.sync_all());
-    written.map_err(|e| failed(&e))?;
-    Ok(key)
+    let written = to.write_all(text).and_then(|()| to.sync_all());
+    written.map_err(|e| failed(&e))
 }
 
-/// The officer's key in `path`. A file that others may read is refused.
-pub(super) fn read_key(path: &Path) -> Result<SigningKey, Failure> {
-    let failed = |e: &std::io::Error| Failure::file("read the officer's key", path, e);
+/// A key file. One that others may read is refused.
+pub(super) fn read_private(path: &Path, doing: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let failed = |e: &std::io::Error| Failure::file(doing, path, e);
     let mode = std::fs::metadata(path)
         .map_err(|e| failed(&e))?
         .permissions()
@@ -83,7 +88,13 @@ pub(super) fn read_key(path: &Path) -> Result<SigningKey, Failure> {
             ),
         ));
     }
-    let bytes = Zeroizing::new(read_limited(path).map_err(|e| failed(&e))?);
+    let bytes = read_limited(path).map_err(|e| failed(&e))?;
+    Ok(Zeroizing::new(bytes))
+}
+
+/// The officer's key in `path`.
+pub(super) fn read_key(path: &Path) -> Result<SigningKey, Failure> {
+    let bytes = read_private(path, "read the officer's key")?;
     let no_key =
         |e: &dyn std::fmt::Display| wrong(format!("{} is no officer's key: {e}", path.display()));
     let file: KeyFile = serde_json::from_slice(&bytes).map_err(|e| no_key(&e))?;

@@ -1,12 +1,12 @@
 //! `quorate order open|show|list|approve|reject|withdraw`: disclosure orders,
-//! from the paper to the officers' decisions.
+//! from the paper to the officers' decisions. Their results: `order_result`.
 
-use super::Context;
 use super::approve::decide;
 use super::officer_papers::{
     agreed, deployment_id, hand_in, moment, name_of, newest, now_ms, officers, order_words,
     read_key, received, save, sign, unsigned, wrong,
 };
+use super::{Context, order_result};
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::output::{plain, time};
 use quorate_engine::api::officers::{OfficersView, OrderDetail, OrderView, OrdersView};
@@ -43,6 +43,12 @@ enum What {
     Reject(Decide),
     /// Take an order back that you submitted
     Withdraw(Decide),
+    /// Make the key pair that results are sealed to
+    RecipientKey(order_result::MakeKey),
+    /// Have the home disclose what enough custodians approved, sealed to the recipient
+    Execute(order_result::Execute),
+    /// Check a result and open it with the recipient's key
+    OpenResult(order_result::OpenResult),
 }
 
 #[derive(Debug, clap::Args)]
@@ -73,8 +79,8 @@ struct Open {
     /// Why, in a line; stands in each custodian's log
     #[arg(long)]
     reason: String,
-    /// The key that results are sealed to, hex
-    #[arg(long, value_name = "HEX")]
+    /// The key that results are sealed to: hex, or the file that `order recipient-key` wrote
+    #[arg(long, value_name = "HEX|FILE")]
     recipient: String,
     /// Days until nothing is released any more, 90 at most
     #[arg(long, value_name = "N", default_value_t = 30)]
@@ -136,6 +142,9 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
         What::Approve(args) => decided(args, Verdict::Approve, context).await,
         What::Reject(args) => decided(args, Verdict::Reject, context).await,
         What::Withdraw(args) => decided(args, Verdict::Withdraw, context).await,
+        What::RecipientKey(args) => order_result::make_key(&args, context),
+        What::Execute(args) => order_result::execute(&args, context).await,
+        What::OpenResult(args) => order_result::open_result(&args, context),
     }
 }
 
@@ -173,7 +182,7 @@ async fn open(args: Open, context: &Context) -> CommandResult {
         reason: args.reason,
         submitted_by: OfficerKey(key.public()),
         expires_ms: now_ms().saturating_add(args.days.saturating_mul(DAY_MS)),
-        recipient: args.recipient,
+        recipient: order_result::recipient(&args.recipient)?,
     };
     let mut paper = unsigned(&Statement::Order(order), &deployment);
     sign(&mut paper, &deployment, &key)?;

@@ -4,7 +4,6 @@ use super::known::{Judged, Known};
 use super::person::now_ms;
 use super::registry::Registry;
 use super::wallet::Wallet;
-use super::{from_wire, to_wire};
 use crate::deployment::read_limited;
 use crate::exit::{Exit, Failure};
 use quorate_engine::api::registry::{Account, Statement};
@@ -299,7 +298,7 @@ impl Request {
             name: name.to_owned(),
             deployment,
             account,
-            statement: to_wire(statement),
+            statement: Statement::from(statement),
             acks: Vec::new(),
         }
     }
@@ -335,7 +334,7 @@ impl Request {
 
     /// The statement.
     pub fn statement(&self) -> Envelope {
-        from_wire(&self.statement)
+        Envelope::from(&self.statement)
     }
 
     /// Puts a signature of `key` under it.
@@ -345,7 +344,7 @@ impl Request {
         if statement.signatures.iter().all(|s| s.key != public) {
             statement.add(SIGN_ACCOUNT, &self.deployment, key);
         }
-        self.statement = to_wire(&statement);
+        self.statement = Statement::from(&statement);
     }
 
     /// What it says; its signatures hold, and it is about the account it names.

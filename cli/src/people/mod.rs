@@ -21,30 +21,3 @@ pub use known::{Judged, Known};
 pub use person::{Person, Wants, now_ms};
 pub use registry::Registry;
 pub use wallet::Wallet;
-
-use quorate_engine::api::registry::{Statement, StatementSignature};
-use quorate_engine::authz::envelope::{Envelope, Signature};
-
-/// As it goes over HTTP and into files.
-pub fn to_wire(signed: &Envelope) -> Statement {
-    let one = |s: &Signature| StatementSignature {
-        key: s.key.clone(),
-        signature: s.signature.clone(),
-    };
-    Statement {
-        payload: signed.payload.clone(),
-        signatures: signed.signatures.iter().map(one).collect(),
-    }
-}
-
-/// Reverses [`to_wire`]. Says nothing about who signed.
-pub fn from_wire(sent: &Statement) -> Envelope {
-    let one = |s: &StatementSignature| Signature {
-        key: s.key.clone(),
-        signature: s.signature.clone(),
-    };
-    Envelope {
-        payload: sent.payload.clone(),
-        signatures: sent.signatures.iter().map(one).collect(),
-    }
-}

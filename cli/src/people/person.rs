@@ -4,8 +4,8 @@
 //! for each set of chats and action. Naming more than a call needs would give
 //! a home that is compromised meanwhile more than it needs.
 
-use super::{from_wire, to_wire};
 use crate::deployment::read_limited;
+use quorate_engine::api::registry::Statement;
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::grant::{
     Action, ChatRange, Claims, GRANT_LIFE_S_MAX, Grant, GrantRefusal,
@@ -296,7 +296,9 @@ impl Founding {
         }
         let path = self.path(key).filter(|_| keep)?;
         let bytes = read_limited(&path).ok()?;
-        Some(from_wire(&serde_json::from_slice(&bytes).ok()?))
+        Some(Envelope::from(
+            &serde_json::from_slice::<Statement>(&bytes).ok()?,
+        ))
     }
 
     fn put(&self, key: &str, statement: &Envelope, keep: bool) -> Result<(), FileError> {
@@ -304,7 +306,7 @@ impl Founding {
             let dir = path.parent().unwrap_or(&path);
             files::make_dir(dir)?;
             self.swept.get_or_init(|| sweep(dir));
-            let text = serde_json::to_vec(&to_wire(statement)).unwrap_or_default();
+            let text = serde_json::to_vec(&Statement::from(statement)).unwrap_or_default();
             files::replace(&path, &text, Access::Public)?;
         }
         let mut recent = self.recent();

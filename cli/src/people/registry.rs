@@ -4,11 +4,10 @@
 //! directory gets here: the authority itself, or everybody in a deployment
 //! that one hand laid out.
 
-use super::to_wire;
 use crate::client::{Client, ClientError, ClientOptions};
 use crate::exit::{Exit, Failure};
 use futures::future::join_all;
-use quorate_engine::api::registry::{Account, AccountHead};
+use quorate_engine::api::registry::{Account, AccountHead, Statement};
 use quorate_engine::api::{StatementAck, StatementAcks};
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::types::{AccountId, CustodianId};
@@ -165,7 +164,7 @@ async fn tell_one(
     statement: &Envelope,
 ) -> Result<AccountHead, ClientError> {
     let until = Instant::now() + UNKNOWN_WAIT;
-    let body = to_wire(statement);
+    let body = Statement::from(statement);
     loop {
         match client.post::<_, AccountHead>(path, &body).await {
             Err(ClientError::Problem(p))

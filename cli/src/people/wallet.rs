@@ -4,7 +4,7 @@
 //! synced: whoever has it acts for the account until the device is revoked.
 //! Under a passphrase the key in it is sealed; everything else is no secret.
 
-use super::{from_wire, person::Person, to_wire};
+use super::person::Person;
 use crate::exit::{Exit, Failure};
 use quorate_engine::api::registry::{Account, Statement};
 use quorate_engine::authz::envelope::Envelope;
@@ -260,7 +260,7 @@ impl Wallet {
             ));
         }
         let form: Form = serde_json::from_slice(text).map_err(place)?;
-        let statements: Vec<_> = form.statements.iter().map(from_wire).collect();
+        let statements: Vec<_> = form.statements.iter().map(Envelope::from).collect();
         // A wallet of a recovery has none of them.
         let founds = statements
             .first()
@@ -329,7 +329,7 @@ impl Wallet {
             number: self.head.0,
             hash: self.head.1,
             device,
-            statements: self.statements.iter().map(to_wire).collect(),
+            statements: self.statements.iter().map(Statement::from).collect(),
             awaited: self.awaited,
         };
         // Large enough from the start: growing would leave copies of the key behind.

@@ -1,3 +1,5 @@
+//! Wallets: files that are refused, and what is never shown.
+
 use super::*;
 use quorate_engine::authz::identity::AccountGenesis;
 use quorate_engine::crypto::labels::SIGN_ACCOUNT;

@@ -18,7 +18,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use quorate_cli::deployment::ClientFile;
 use quorate_cli::people::wallet::Wallet;
-use quorate_cli::people::{account, from_wire, now_ms};
+use quorate_cli::people::{account, now_ms};
 use quorate_engine::api::*;
 use quorate_engine::authz::grant::{Action, Grant};
 use quorate_engine::authz::membership::chat_id;
@@ -442,7 +442,7 @@ fn check_key(key: &str) {
 fn create(shared: &Shared, device: &str, request: CreateChat) -> Answer {
     check_key(&request.idempotency_key);
     let mut store = shared.store.lock().unwrap();
-    let genesis = from_wire(&request.genesis);
+    let genesis = quorate_engine::authz::envelope::Envelope::from(&request.genesis);
     let signers = genesis.signers(SIGN_MEMBERSHIP, &DeploymentId([0; 16]));
     assert_eq!(signers.unwrap(), [key().public()].into());
     // As a home does: the genesis makes the chat, whatever the key.

@@ -28,28 +28,28 @@ pub struct StatementSignature {
     pub signature: String,
 }
 
-impl From<Statement> for Envelope {
-    fn from(s: Statement) -> Self {
-        let signature = |s: StatementSignature| Signature {
-            key: s.key,
-            signature: s.signature,
+impl From<&Statement> for Envelope {
+    fn from(s: &Statement) -> Self {
+        let signature = |s: &StatementSignature| Signature {
+            key: s.key.clone(),
+            signature: s.signature.clone(),
         };
         Self {
-            payload: s.payload,
-            signatures: s.signatures.into_iter().map(signature).collect(),
+            payload: s.payload.clone(),
+            signatures: s.signatures.iter().map(signature).collect(),
         }
     }
 }
 
-impl From<Envelope> for Statement {
-    fn from(e: Envelope) -> Self {
-        let signature = |s: Signature| StatementSignature {
-            key: s.key,
-            signature: s.signature,
+impl From<&Envelope> for Statement {
+    fn from(e: &Envelope) -> Self {
+        let signature = |s: &Signature| StatementSignature {
+            key: s.key.clone(),
+            signature: s.signature.clone(),
         };
         Self {
-            payload: e.payload,
-            signatures: e.signatures.into_iter().map(signature).collect(),
+            payload: e.payload.clone(),
+            signatures: e.signatures.iter().map(signature).collect(),
         }
     }
 }

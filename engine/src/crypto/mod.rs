@@ -6,6 +6,7 @@
 //!             └─ sharing ──▶ share ──▶ seal   on its way (HPKE, hybrid)
 //!                                  └─▶ wrap   at rest at its custodian
 //!   unlock key ─▶ keyslot ─▶ root key ─▶ vault   a custodian's own keys at rest
+//!   record ──▶ disclosure               to whom a disclosure order names
 //!   identity and log keys ─▶ sign      statements and receipts
 //! ```
 //!
@@ -19,6 +20,7 @@
 
 pub mod aead;
 pub mod blob;
+pub mod disclosure;
 pub(crate) mod fields;
 pub mod keyslot;
 pub mod labels;

@@ -1,10 +1,12 @@
 //! What a custodian's leader does around a proposal: pure functions over the
 //! secrets it holds. Nothing here is proposed, sent or kept.
 
-use super::command::{Abandon, Command, Release, RewrapItem, StoreItem, StoreShares, Wrapped};
+use super::command::{
+    Abandon, Command, OrderRelease, Release, RewrapItem, StoreItem, StoreShares, Wrapped,
+};
 use super::protocol::{
-    AbandonRequest, KEYS_PER_REQUEST_MAX, KeyRef, Receipt, Refusal, ReleaseReply, ReleaseRequest,
-    SealSession, SealedItem, ShareResult, StoreOutcome, StoreRequest,
+    AbandonRequest, KEYS_PER_REQUEST_MAX, KeyRef, OrderReleaseRequest, Receipt, Refusal,
+    ReleaseReply, ReleaseRequest, SealSession, SealedItem, ShareResult, StoreOutcome, StoreRequest,
 };
 use super::reply::{Applied, Committed, Effect, Granted, ReleaseGranted};
 use super::rows::ShareRow;
@@ -322,6 +324,34 @@ fn release_shape(
         return Err(RequestError::GrantLength(request.grant.len()));
     }
     Ok(())
+}
+
+/// Checks the shape of a release under a disclosure order and makes its command. Whether the
+/// order is in force and covers the keys is decided in `apply`.
+///
+/// # Errors
+/// [`RequestError`].
+pub fn prepare_order_release(
+    place: &Place,
+    authorised: &Authorised,
+    request: &OrderReleaseRequest,
+) -> Result<Command, RequestError> {
+    if *authorised.home() != request.home
+        || authorised.node() != request.node
+        || place.deployment != request.deployment
+    {
+        return Err(RequestError::NotTheAuthorised);
+    }
+    distinct(request.keys.iter().map(|k| &k.key_id))?;
+    request.lease_key.validate()?;
+    Ok(Command::OrderRelease(OrderRelease {
+        order: request.order,
+        request: request.request,
+        home: request.home.clone(),
+        node: request.node,
+        lease_key: request.lease_key.hash(),
+        keys: request.keys.clone(),
+    }))
 }
 
 /// Checks the shape of an abandon and makes its command.

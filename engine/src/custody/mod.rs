@@ -49,8 +49,8 @@ pub use command::{
 pub use departure::{DEPARTURE_MS_MAX, Departure, Departures, Restricted, SETTLED_MS};
 pub use leader::{
     LeaseSender, Place, PreparedStore, RequestError, StoreDecision, WrappingKeys, check_store,
-    finish_release, open_session, prepare_abandon, prepare_release, prepare_store, wrap_anew,
-    wrapping_fingerprint,
+    finish_release, open_session, prepare_abandon, prepare_order_release, prepare_release,
+    prepare_store, wrap_anew, wrapping_fingerprint,
 };
 pub use reply::{
     Applied, ApplyReply, Committed, Effect, Granted, ReleaseGranted, ReplyError, ShredOutcome,

@@ -11,7 +11,7 @@ use crate::crypto::labels;
 use crate::crypto::seal::RecipientPublic;
 use crate::types::{
     AccountId, ChatId, CustodianId, DeploymentId, DeviceId, EpochNo, HomeId, KeyId, Mono, NodeId,
-    PolicyId, RequestId, SessionId, WallMs,
+    OrderId, PolicyId, RequestId, SessionId, WallMs,
 };
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +45,8 @@ pub enum CustodianRequest {
     AccountStatement(StatementRequest),
     /// Where a device and its account stand.
     Lookup(LookupRequest),
+    /// Release shares of these keys under a disclosure order.
+    OrderRelease(OrderReleaseRequest),
 }
 
 /// The answer to a [`CustodianRequest`].
@@ -54,7 +56,7 @@ pub enum CustodianReply {
     SealingKey(SealingKeyStatement),
     /// To `Store`: one outcome per item, in order.
     Store(Vec<StoreOutcome>),
-    /// To `Release`.
+    /// To `Release` and `OrderRelease`.
     Release(ReleaseReply),
     /// To `Abandon`: one outcome per key, in order.
     Abandon(Vec<AbandonOutcome>),
@@ -208,6 +210,25 @@ pub struct ReleaseRequest {
     pub keys: Vec<KeyRef>,
 }
 
+/// A request to release shares under a disclosure order that this custodian's officers approved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderReleaseRequest {
+    /// Bound to the hash of keys, order and lease key; a repetition is a new entry.
+    pub request: RequestId,
+    /// The home that asks; must be the peer whose certificate carried this.
+    pub home: HomeId,
+    /// Its node.
+    pub node: NodeId,
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// In-memory key that shares are sealed to.
+    pub lease_key: RecipientPublic,
+    /// The order; also the authority that the seals are bound to.
+    pub order: OrderId,
+    /// At most [`KEYS_PER_REQUEST_MAX`].
+    pub keys: Vec<KeyRef>,
+}
+
 /// One dealing of one chat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct KeyRef {
@@ -263,8 +284,8 @@ pub enum Refusal {
     /// The request id was used before for something else.
     #[error("the request id was used for another request")]
     RequestMismatch,
-    /// Another home dealt the key.
-    #[error("another home's key")]
+    /// Another home dealt the key; or the order asked under does not cover it, or not yet.
+    #[error("another home's key, or outside the order")]
     NotAuthorised,
     /// The grant does not allow it.
     #[error("grant refused: {0}")]
@@ -290,6 +311,10 @@ pub enum Refusal {
     /// The wrapped share does not open on this node; the custodian must repair it.
     #[error("the stored share is damaged")]
     Damaged,
+    /// Nothing is released under this order here: not submitted, not approved, in its
+    /// cool-off, withdrawn, rejected or expired. The custodian's log says which.
+    #[error("the order is not in force there")]
+    Order,
 }
 
 /// A custodian's signed promise of a release's place in its log.

@@ -111,6 +111,20 @@ impl Policy {
     pub fn satisfied_by(&self, set: &BTreeSet<CustodianId>) -> bool {
         sets::satisfied(&self.structure, set)
     }
+    /// How many more branches of the root must be satisfied before `have` may open. A branch is
+    /// one legal system or bloc, whoever is below it.
+    pub fn missing_branches(&self, have: &BTreeSet<CustodianId>) -> usize {
+        match &self.structure {
+            Structure::Leaf(id) => usize::from(!have.contains(id)),
+            Structure::Gate {
+                threshold,
+                children,
+            } => {
+                let met = children.iter().filter(|c| sets::satisfied(c, have));
+                usize::from(*threshold).saturating_sub(met.count())
+            }
+        }
+    }
     /// How many members of `set`, whichever they are, may be lost before the rest no longer satisfies; `None` when `set` itself does not.
     pub fn margin_of(&self, set: &BTreeSet<CustodianId>) -> Option<usize> {
         sets::cost_to_break(&self.structure, set).checked_sub(1)

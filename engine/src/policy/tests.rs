@@ -121,3 +121,17 @@ fn what_would_suffice_names_the_way_out() {
         vec![BTreeSet::new()]
     );
 }
+
+#[test]
+fn missing_branches_count_legal_systems_and_not_custodians() {
+    let p = default_policy();
+    for (have, missing) in [
+        (&[][..], 3),
+        (&["de", "nl"], 2),
+        (&["de", "nl", "ch"], 1),
+        (&["br", "nl", "ch"], 0),
+        (&["br", "is", "nl", "ch"], 0),
+    ] {
+        assert_eq!(p.missing_branches(&set(have)), missing, "{have:?}");
+    }
+}

@@ -100,6 +100,7 @@ pub(crate) fn may_end(refusal: Refusal) -> bool {
         Refusal::Frozen
             | Refusal::RequestMismatch
             | Refusal::NotAuthorised
+            | Refusal::Order
             | Refusal::Damaged
             | Refusal::Grant(_)
             | Refusal::AccountBudget { .. }

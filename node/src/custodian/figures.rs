@@ -151,6 +151,7 @@ pub(super) fn code(reason: &Refusal) -> String {
         Refusal::HomeNodeBudget { .. } => "home_node_budget",
         Refusal::OverallBudget { .. } => "overall_budget",
         Refusal::Damaged => "damaged",
+        Refusal::Order => "order_not_in_force",
     }
     .into()
 }

@@ -82,13 +82,20 @@ pub type WallClock = Arc<dyn Fn() -> WallMs + Send + Sync>;
 /// The homes this custodian knows, at the moment of asking.
 pub type KnownHomes = Arc<dyn Fn() -> BTreeSet<HomeId> + Send + Sync>;
 
-/// The system's wall clock.
+/// The system's wall clock. In test builds the failpoint `custodian-clock=return(MS)` is added to it.
 pub fn system_clock() -> WallClock {
     Arc::new(|| {
-        std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let now_ms = since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+        now_ms.saturating_add(ahead_ms())
     })
+}
+
+fn ahead_ms() -> u64 {
+    fail::fail_point!("custodian-clock", |ms| ms
+        .and_then(|ms| ms.parse().ok())
+        .unwrap_or(0));
+    0
 }
 
 /// How a custodian keeps its keys and its house.

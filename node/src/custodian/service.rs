@@ -14,7 +14,7 @@ use quorate_engine::audit::Log;
 use quorate_engine::authz::chain::Source;
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::{Authorised, Claimed, HomePeer, authorise_peer};
-use quorate_engine::crypto::seal::Receiver;
+use quorate_engine::crypto::seal::{Receiver, RecipientPublic};
 use quorate_engine::custody::protocol::{
     AbandonRequest, CustodianReply, CustodianRequest, FEED_HOLD_MS, PROTOCOL_VERSION, ReleaseReply,
     ReleaseRequest, SealSession, ShareResult, StoreOutcome, StoreRequest,
@@ -22,7 +22,7 @@ use quorate_engine::custody::protocol::{
 use quorate_engine::custody::{
     self, Applied, Command, Committed, Effect, KeyKind, LeaseSender, PreparedStore, RequestError,
     StoreDecision, WrappingKeys, check_store, finish_release, open_session, prepare_abandon,
-    prepare_release, prepare_store,
+    prepare_order_release, prepare_release, prepare_store,
 };
 use quorate_engine::types::{AccountId, DeploymentId, DeviceId, HomeId, NodeId, codec};
 use std::collections::BTreeMap;
@@ -154,6 +154,7 @@ impl Custodian {
             CustodianRequest::ChatStatement(_) => "chat_statement",
             CustodianRequest::AccountStatement(_) => "account_statement",
             CustodianRequest::Lookup(_) => "lookup",
+            CustodianRequest::OrderRelease(_) => "order_release",
         };
         let (mut reply, leaving) = match self.0.requests.try_acquire() {
             Err(_) => {
@@ -202,6 +203,12 @@ impl Custodian {
             CustodianRequest::Release(r) => {
                 let who = self.authorise(from, &r.home, r.deployment, Some(r.node))?;
                 let (reply, leaving) = self.release(&who, r).await?;
+                return Ok((reply, Some(leaving)));
+            }
+            CustodianRequest::OrderRelease(r) => {
+                let who = self.authorise(from, &r.home, r.deployment, Some(r.node))?;
+                let command = prepare_order_release(&self.0.place, &who, &r).map_err(invalid)?;
+                let (reply, leaving) = self.let_out(&who, r.lease_key, command).await?;
                 return Ok((reply, Some(leaving)));
             }
             CustodianRequest::Abandon(r) => {
@@ -358,7 +365,9 @@ impl Custodian {
             .map_err(|e| busy(e.0))?
             .ok_or_else(|| busy("no wrapping key is in use yet"))?;
         let digest = cache::session_digest(&request.session);
-        let cached = self.0.cache.session(&digest);
+        // Of a version whose private part is gone nothing opens any more, remembered or not.
+        let held = self.ring().sealing(request.session.version).is_some();
+        let cached = self.0.cache.session(&digest).filter(|_| held);
         let small = cached.is_some() && request.items.len() <= INLINE_SHARES_MAX;
         let (this, request) = (self.clone(), request.clone());
         let work = move || {
@@ -393,6 +402,10 @@ impl Custodian {
         self.0
             .cache
             .put_session(digest, session.version, receiver.clone());
+        // Destroyed meanwhile: whoever did that may have looked before this was remembered.
+        if self.ring().sealing(session.version).is_none() {
+            self.0.cache.forget_sealing(session.version);
+        }
         Ok(receiver)
     }
 
@@ -418,6 +431,16 @@ impl Custodian {
             read.map_err(|e| NotPrepared::Instead(busy(e.0)))
         };
         let command = prepare_release(&self.0.place, who, &request, device)?;
+        self.let_out(who, request.lease_key, command).await
+    }
+
+    /// Records a release and seals what it grants, in time or never.
+    async fn let_out(
+        &self,
+        who: &Authorised,
+        lease_key: RecipientPublic,
+        command: Command,
+    ) -> Answered<(CustodianReply, Leaving)> {
         let leaving = self.0.gate.begin();
         fail_point!("custodian-release-before-propose");
         let committed = self.submit(command).await?;
@@ -433,8 +456,10 @@ impl Custodian {
             let reason = "the release was committed too late to be sent; ask again".into();
             return Err(Box::new(CustodianReply::Unknown { reason }));
         }
-        let lease_key = granted.value().lease_key;
-        let cached = self.0.cache.lease(&lease_key, Instant::now());
+        let cached = self
+            .0
+            .cache
+            .lease(&granted.value().lease_key, Instant::now());
         let small = cached.is_some() && granted.value().results.len() <= INLINE_SHARES_MAX;
         let this = self.clone();
         let work = move || {
@@ -442,7 +467,7 @@ impl Custodian {
             let lease = match cached {
                 Some(lease) => lease,
                 None => {
-                    let made = LeaseSender::new(&this.0.place, &request.lease_key, rng);
+                    let made = LeaseSender::new(&this.0.place, &lease_key, rng);
                     let made = Arc::new(made.map_err(invalid)?);
                     this.0.cache.put_lease(made.clone(), Instant::now());
                     made

@@ -5,7 +5,8 @@ use super::api::{At, Caller, HomeError};
 use super::core::{Core, Fail};
 use super::directory::Who;
 use super::shard::Shard;
-use super::{reader, shard, statements, writer};
+use super::{disclose, reader, shard, statements, writer};
+use quorate_engine::api::disclosure::{ExecuteOrder, Part};
 use quorate_engine::api::registry::Statement;
 use quorate_engine::api::{
     Append, Appended, Chat, CreateChat, Edit, Member, Members, Message, Page, StatementAcks,
@@ -59,6 +60,8 @@ pub enum Op {
     Statement(Caller, ChatId, Statement),
     /// `members`
     Members(Caller, ChatId, Option<AccountId>, usize),
+    /// A part of a disclosure order's result.
+    Disclose(ExecuteOrder),
 }
 
 /// What an operation gives.
@@ -79,6 +82,8 @@ pub enum Done {
     Statement(At<StatementAcks>),
     /// To `Members`.
     Members(At<Members>),
+    /// To `Disclose`.
+    Disclosed(At<Part>),
 }
 
 impl Op {
@@ -88,6 +93,7 @@ impl Op {
         let chat = match self {
             Op::CreateChat(_, request) => &chat_id(&request.genesis),
             Op::ListChats { shard, .. } => return *shard,
+            Op::Disclose(request) => &request.chat,
             Op::Chat(_, chat, _)
             | Op::Append(_, chat, _)
             | Op::Edit(_, chat, ..)
@@ -110,7 +116,7 @@ impl Op {
 
 /// The id of the chat that a genesis makes.
 fn chat_id(genesis: &Statement) -> ChatId {
-    membership::chat_id(&Envelope::from(genesis.clone()))
+    membership::chat_id(&Envelope::from(genesis))
 }
 
 /// Does an operation here, at the leader of its shard.
@@ -205,6 +211,12 @@ pub async fn perform(core: &Arc<Core>, op: Op) -> Result<Done, Fail> {
             let members = members(&shard, &chat, after, limit)?;
             Ok(Done::Members(at(number, index, members)))
         }
+        // No grant: custodians release under the order or not at all.
+        Op::Disclose(request) => {
+            let index = shard.read_index().await?;
+            let part = disclose::part(core, &shard, request).await?;
+            Ok(Done::Disclosed(at(number, index, part)))
+        }
     }
 }
 
@@ -269,7 +281,7 @@ async fn create_chat(
     caller: Caller,
     request: CreateChat,
 ) -> Result<At<Chat>, Fail> {
-    let statement = Envelope::from(request.genesis);
+    let statement = Envelope::from(&request.genesis);
     let id = membership::chat_id(&statement);
     let shard = core.shard(&id).clone();
     let profile = bytes(&request.profile)?;
@@ -373,7 +385,7 @@ async fn statement_on(
 ) -> Result<(u64, StatementAcks), Fail> {
     // A newcomer who joins is no member yet: the device is proven, the statement proves the rest.
     admission::admit(core, caller, Action::Read, None).await?;
-    let statement = Envelope::from(statement);
+    let statement = Envelope::from(&statement);
     let s = match statement.read("chat statement") {
         Ok(ChatPayload::Statement(s)) if s.chat == chat => s,
         Ok(ChatPayload::Statement(s)) => {

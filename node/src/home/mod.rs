@@ -17,6 +17,7 @@ pub mod api;
 mod core;
 pub mod custodians;
 mod directory;
+mod disclose;
 mod group;
 mod journal;
 mod leases;

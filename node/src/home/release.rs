@@ -2,7 +2,8 @@
 //!
 //! One task takes every wish for a key, lets wishes for the same key under the
 //! same grant wait for one answer, and collects up to 256 keys with one request a custodian. The
-//! engine's collector decides whom to ask; this turns its asks into calls.
+//! engine's collector decides whom to ask; this turns its asks into calls. Keys under a
+//! disclosure order ([`disclose`](super::disclose)) are collected the same way and not leased.
 
 use super::core::Core;
 use super::custodians::AskError;
@@ -15,8 +16,8 @@ use quorate_engine::crypto::seal::{
 };
 use quorate_engine::crypto::subkeys;
 use quorate_engine::custody::protocol::{
-    CustodianReply, CustodianRequest, KeyRef, Reason, Receipt, Refusal, ReleaseReply,
-    ReleaseRequest, ShareResult,
+    CustodianReply, CustodianRequest, KeyRef, OrderReleaseRequest, Reason, Receipt, Refusal,
+    ReleaseReply, ReleaseRequest, ShareResult,
 };
 use quorate_engine::home::read;
 use quorate_engine::policy::Policy;
@@ -24,7 +25,7 @@ use quorate_engine::quorum::{
     Answer, Ask, AskId, Collector, CollectorConfig, Hint, KEYS_MAX, NoQuorum, Quorum, Wanted,
 };
 use quorate_engine::sharing;
-use quorate_engine::types::{CustodianId, EpochNo, KeyId, PolicyId, RequestId};
+use quorate_engine::types::{CustodianId, DataKey, EpochNo, KeyId, OrderId, PolicyId, RequestId};
 use rand::Rng;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -176,57 +177,103 @@ impl LeaseKey {
 }
 
 /// What is known of one key that is collected.
-struct Dealt {
-    key: KeyRef,
-    epoch: EpochNo,
-    policy: Arc<Policy>,
+pub(super) struct Dealt {
+    pub(super) key: KeyRef,
+    pub(super) epoch: EpochNo,
+    pub(super) policy: Arc<Policy>,
     check: [u8; 32],
+}
+
+/// What allows a release.
+#[derive(Clone)]
+pub(super) enum Authority {
+    /// A user's grant, and what the key is for.
+    Grant(Arc<Grant>, Reason),
+    /// A disclosure order.
+    Order(OrderId),
+}
+
+impl Authority {
+    /// What the seals are bound to.
+    fn hash(&self) -> [u8; 32] {
+        match self {
+            Authority::Grant(grant, _) => grant.hash().0,
+            Authority::Order(id) => id.0,
+        }
+    }
 }
 
 struct Job {
     core: Arc<Core>,
     lease_key: Arc<RecipientKey>,
-    grant: Arc<Grant>,
-    authority: GrantHash,
-    reason: Reason,
+    authority: Authority,
     policies: BTreeMap<KeyId, PolicyId>,
 }
+
+/// Log entries of releases.
+pub(super) type Entries = BTreeMap<(CustodianId, KeyId), u64>;
 
 async fn collect(core: Arc<Core>, lease_key: Arc<LeaseKey>, wishes: Fresh) -> Results {
     let asked = core.clock.mono();
     let mut results = Results::new();
-    let mut dealt = Vec::new();
-    let mut wanted = Vec::new();
+    let mut found = Vec::new();
     for key in wishes.keys {
         match look_up(&core, &key) {
-            Ok(Some((d, w))) => {
-                dealt.push(d);
-                wanted.push(w);
-            }
+            Ok(Some(one)) => found.push(one),
             Ok(None) => results.push((key.key_id, Err(ObtainError::Missing))),
             Err(e) => results.push((key.key_id, Err(ObtainError::Unavailable(e)))),
         }
     }
-    if dealt.is_empty() {
+    if found.is_empty() {
         return results;
     }
+    let authority = Authority::Grant(wishes.grant, wishes.reason);
+    let lease_key = lease_key.current(asked);
+    let (collected, entries) = gather(&core, lease_key, authority, found).await;
+    for (d, quorum) in collected {
+        let key_id = d.key.key_id;
+        let result = match quorum {
+            Some(Ok(quorum)) => finish(&core, d, quorum, &entries, asked).await,
+            Some(Err(e)) => Err(why_not(&d.policy, e)),
+            None => Err(ObtainError::Unavailable(
+                "the collection ended early".into(),
+            )),
+        };
+        let outcome = if result.is_ok() { "leased" } else { "failed" };
+        metrics::counter!("quorate_home_keys_total", "outcome" => outcome).increment(1);
+        results.push((key_id, result));
+    }
+    results
+}
+
+/// What became of each key, and where it is recorded.
+type Gathered = (Vec<(Dealt, Option<Result<Quorum, NoQuorum>>)>, Entries);
+
+/// Asks custodians for up to [`KEYS_MAX`] keys, until each is decided. Shares come sealed to
+/// `lease_key`.
+pub(super) async fn gather(
+    core: &Arc<Core>,
+    lease_key: Arc<RecipientKey>,
+    authority: Authority,
+    found: Vec<(Dealt, Wanted)>,
+) -> Gathered {
+    let asked = core.clock.mono();
+    let (dealt, wanted): (Vec<_>, Vec<_>) = found.into_iter().unzip();
     let policies = dealt
         .iter()
         .map(|d| (d.key.key_id, d.policy.id()))
         .collect();
     let job = Arc::new(Job {
-        lease_key: lease_key.current(asked),
+        lease_key,
         core: core.clone(),
-        authority: wishes.grant.hash(),
-        grant: wishes.grant,
-        reason: wishes.reason,
+        authority,
         policies,
     });
-    let known = known(&core, &dealt);
+    let known = known(core, &dealt);
     let config = CollectorConfig::default();
     let mut collector = Collector::new(asked, config, wanted, known);
     let mut calls = FuturesUnordered::new();
-    let mut entries: BTreeMap<(CustodianId, KeyId), u64> = BTreeMap::new();
+    let mut entries = Entries::new();
     loop {
         for ask in collector.take_asks() {
             let job = job.clone();
@@ -242,7 +289,7 @@ async fn collect(core: Arc<Core>, lease_key: Arc<LeaseKey>, wishes: Fresh) -> Re
         let wait = timeout.saturating_sub(core.clock.mono());
         tokio::select! {
             Some((id, custodian, keys, answer)) = calls.next(), if !calls.is_empty() => {
-                heard(&core, &mut collector, &mut entries, id, &custodian, &keys, answer);
+                heard(core, &mut collector, &mut entries, id, &custodian, &keys, answer);
             }
             () = tokio::time::sleep(Duration::from_millis(wait.max(1))) => {
                 collector.on_timeout(core.clock.mono());
@@ -251,24 +298,12 @@ async fn collect(core: Arc<Core>, lease_key: Arc<LeaseKey>, wishes: Fresh) -> Re
     }
     let took = core.clock.mono().saturating_sub(asked);
     metrics::histogram!("quorate_home_quorum_seconds").record(took as f64 / 1000.0);
-    let liars = collector.liars();
-    for custodian in &liars {
+    for custodian in &collector.liars() {
         core.custodians.blame(custodian);
     }
-    for (index, d) in dealt.into_iter().enumerate() {
-        let key_id = d.key.key_id;
-        let result = match collector.take(index) {
-            Some(Ok(quorum)) => finish(&core, d, quorum, &entries, asked).await,
-            Some(Err(e)) => Err(why_not(&d.policy, e)),
-            None => Err(ObtainError::Unavailable(
-                "the collection ended early".into(),
-            )),
-        };
-        let outcome = if result.is_ok() { "leased" } else { "failed" };
-        metrics::counter!("quorate_home_keys_total", "outcome" => outcome).increment(1);
-        results.push((key_id, result));
-    }
-    results
+    let decided = dealt.into_iter().enumerate();
+    let decided = decided.map(|(index, d)| (d, collector.take(index)));
+    (decided.collect(), entries)
 }
 
 /// Says of a failed collection what the caller can do about it. Custodians that were not asked, or
@@ -329,7 +364,7 @@ fn why_not(policy: &Policy, e: NoQuorum) -> ObtainError {
     ObtainError::Quorum(Box::new(e))
 }
 
-fn look_up(core: &Core, key: &KeyRef) -> Result<Option<(Dealt, Wanted)>, String> {
+pub(super) fn look_up(core: &Core, key: &KeyRef) -> Result<Option<(Dealt, Wanted)>, String> {
     let found = core.shard(&key.chat).view(|kv| {
         let Some((epoch, row)) = read::epoch_of(kv, key)? else {
             return Ok(None);
@@ -377,7 +412,7 @@ type Answered = Result<(Vec<Answer>, Option<Receipt>), AskError>;
 fn heard(
     core: &Core,
     collector: &mut Collector,
-    entries: &mut BTreeMap<(CustodianId, KeyId), u64>,
+    entries: &mut Entries,
     id: AskId,
     custodian: &CustodianId,
     keys: &[KeyRef],
@@ -411,16 +446,30 @@ impl Job {
         rand::rng().fill_bytes(&mut request);
         let request = RequestId(request);
         let config = &self.core.config;
-        let body = CustodianRequest::Release(ReleaseRequest {
-            request,
-            home: config.home.clone(),
-            node: config.node,
-            deployment: config.deployment,
-            lease_key: self.lease_key.public(),
-            reason: self.reason,
-            keys: ask.keys.clone(),
-            grant: self.grant.compact().to_owned(),
-        });
+        let (home, deployment) = (config.home.clone(), config.deployment);
+        let (node, lease_key) = (config.node, self.lease_key.public());
+        let keys = ask.keys.clone();
+        let body = match &self.authority {
+            Authority::Grant(grant, reason) => CustodianRequest::Release(ReleaseRequest {
+                request,
+                home,
+                node,
+                deployment,
+                lease_key,
+                reason: *reason,
+                keys,
+                grant: grant.compact().to_owned(),
+            }),
+            Authority::Order(order) => CustodianRequest::OrderRelease(OrderReleaseRequest {
+                request,
+                home,
+                node,
+                deployment,
+                lease_key,
+                order: *order,
+                keys,
+            }),
+        };
         let wait = ask.deadline.saturating_sub(self.core.clock.mono());
         let reply = self
             .core
@@ -472,7 +521,7 @@ impl Job {
         let info = release_info(&config.deployment, &ask.custodian);
         let receiver = Receiver::new(&self.lease_key, &reply.encapsulated, &info).ok();
         let binding = ReleaseBinding {
-            authority: self.authority.0,
+            authority: self.authority.hash(),
             node: config.node,
             lease_key: self.lease_key.public().hash(),
         };
@@ -501,27 +550,36 @@ impl Job {
     }
 }
 
-async fn finish(
-    core: &Core,
-    d: Dealt,
-    quorum: Quorum,
-    entries: &BTreeMap<(CustodianId, KeyId), u64>,
-    asked: u64,
-) -> Result<LeasedKey, ObtainError> {
+/// The data key of a quorum, and whose releases it comes from.
+pub(super) fn combined(
+    d: &Dealt,
+    quorum: &Quorum,
+    entries: &Entries,
+) -> Result<(DataKey, Vec<(CustodianId, u64)>), String> {
     let shares: Vec<_> = quorum.shares.iter().map(|(c, s)| (c.clone(), s)).collect();
     let key = sharing::combine(d.policy.structure(), &shares)
-        .map_err(|e| ObtainError::Unavailable(format!("the shares do not combine: {e}")))?;
+        .map_err(|e| format!("the shares do not combine: {e}"))?;
     if !subkeys::key_check_holds(&key, &d.check) {
-        return Err(ObtainError::Unavailable(format!(
+        return Err(format!(
             "the shares of {} fit their commitments and not the key's check: the home's state is damaged",
             d.key.key_id
-        )));
+        ));
     }
     let releases = shares.iter().filter_map(|(custodian, _)| {
         let entry = entries.get(&(custodian.clone(), d.key.key_id))?;
         Some((custodian.clone(), *entry))
     });
-    let releases = releases.collect();
+    Ok((key, releases.collect()))
+}
+
+async fn finish(
+    core: &Core,
+    d: Dealt,
+    quorum: Quorum,
+    entries: &Entries,
+    asked: u64,
+) -> Result<LeasedKey, ObtainError> {
+    let (key, releases) = combined(&d, &quorum, entries).map_err(ObtainError::Unavailable)?;
     core.wait_usable(&d.policy, &d.key.chat)
         .await
         .map_err(|e| ObtainError::Quorum(Box::new(e)))?;

@@ -14,6 +14,7 @@ use crate::config::ClusterRole;
 use crate::peer::{CallError, PeerIdentity, PeerTarget, Service, ServiceError, services};
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use quorate_engine::api::disclosure::{ExecuteOrder, Part};
 use quorate_engine::api::registry::Statement;
 use quorate_engine::api::{
     Append, Appended, Chat, ChatList, CreateChat, Edit, Members, Message, Page, StatementAcks,
@@ -96,6 +97,19 @@ impl Home {
             let _ = task.await;
         }
         self.core.leases.remove_if(|_| true);
+    }
+
+    /// One part of a disclosure order's result, not yet signed. Custodians release the keys under
+    /// the order or not at all; whoever calls this only carries the paper.
+    ///
+    /// # Errors
+    /// [`HomeError`]; of a part that is not whole, nothing is given out.
+    pub async fn disclose(&self, request: ExecuteOrder) -> HomeResult<Part> {
+        self.run(Op::Disclose(request), |done| match done {
+            Done::Disclosed(at) => Some(at),
+            _ => None,
+        })
+        .await
     }
 
     /// Tries an operation here and at whoever leads, until it is done, refused or too late.
@@ -291,6 +305,7 @@ impl Service for Home {
                 Ok(Done::Page(at)) => packed(TAG_OK, &at),
                 Ok(Done::Statement(at)) => packed(TAG_OK, &at),
                 Ok(Done::Members(at)) => packed(TAG_OK, &at),
+                Ok(Done::Disclosed(at)) => packed(TAG_OK, &at),
                 Err(Fail::NotLeader(leader)) => packed(TAG_NOT_LEADER, &leader),
                 Err(Fail::NotDone(why)) => Ok(worded(TAG_NOT_DONE, &why)),
                 Err(Fail::Unknown(why)) => Ok(worded(TAG_UNKNOWN, &why)),
@@ -427,7 +442,7 @@ impl HomeApi for Home {
                     },
                 });
             }
-            let statement = Envelope::from(statement);
+            let statement = Envelope::from(&statement);
             let about = match statement.read("account statement") {
                 Ok(AccountPayload::Genesis(_)) => Ok(account_id(&statement)),
                 Ok(AccountPayload::Statement(s)) => Ok(s.account),

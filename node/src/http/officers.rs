@@ -1,7 +1,8 @@
 //! The operator plane's routes about officers and disclosure orders.
 //!
-//! An operator hands in what officers signed and sees where it stands. The
-//! statements decide on their own: nothing here asks who the operator is.
+//! An operator hands in what officers signed and sees where it stands, and at a
+//! home has an order executed. The statements decide on their own: nothing here
+//! asks who the operator is.
 
 use super::input;
 use super::operator::{Operator, OperatorError, Plane, field};
@@ -11,6 +12,7 @@ use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use quorate_engine::api::disclosure::{ExecuteOrder, SignedPart};
 use quorate_engine::api::officers::{
     HandIn, OfficersView, OrderDetail, OrdersView, ProposalView, STATEMENT_BODY_BYTES_MAX,
 };
@@ -28,6 +30,7 @@ pub(super) fn routes() -> Router<Plane> {
         .route("/v1/officers/proposals/{proposal}", get(proposal))
         .route("/v1/orders", get(orders))
         .route("/v1/orders/{order}", get(order))
+        .route("/v1/orders/{order}/execute", post(execute))
 }
 
 async fn officers(State(plane): State<Plane>, _by: Operator) -> Handled<Json<OfficersView>> {
@@ -56,6 +59,19 @@ async fn order(
     let id: OrderId = field("order", &id)?;
     let found = plane.api.order(id).await?;
     Ok(Json(found.ok_or_else(|| unknown("order", &id))?))
+}
+
+async fn execute(
+    State(plane): State<Plane>,
+    by: Operator,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Handled<Json<SignedPart>> {
+    let id: OrderId = field("order", &id)?;
+    let (request, _): (ExecuteOrder, usize) =
+        input::json(&headers, body, STATEMENT_BODY_BYTES_MAX).await?;
+    Ok(Json(plane.api.execute(by, id, request).await?))
 }
 
 fn unknown(what: &str, id: &dyn std::fmt::Display) -> OperatorError {

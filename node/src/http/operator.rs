@@ -17,6 +17,7 @@ use axum::http::{HeaderMap, StatusCode, request::Parts};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures::future::BoxFuture;
+use quorate_engine::api::disclosure::{ExecuteOrder, SignedPart};
 use quorate_engine::api::keys::{KeysDone, KeysStep, KeysView};
 use quorate_engine::api::officers::{OfficersView, OrderDetail, OrdersView, ProposalView};
 use quorate_engine::api::operator::{
@@ -53,6 +54,9 @@ pub enum OperatorError {
     /// The request is understood and not allowed in this state.
     #[error("{0}")]
     Refused(String),
+    /// Too few custodians release what it takes.
+    #[error("{0}")]
+    NoQuorum(String),
     /// There is nothing of that id.
     #[error("{0}")]
     NotFound(String),
@@ -154,6 +158,16 @@ pub trait OperatorApi: Send + Sync + 'static {
     /// One order, and what it would open.
     fn order(&self, _id: OrderId) -> BoxFuture<'_, OperatorResult<Option<OrderDetail>>> {
         custodian_only("takes orders")
+    }
+    /// One part of a disclosure order's result, signed.
+    fn execute(
+        &self,
+        _by: Operator,
+        _id: OrderId,
+        _request: ExecuteOrder,
+    ) -> BoxFuture<'_, OperatorResult<SignedPart>> {
+        let detail = "only a home executes orders; this node is of another role".to_owned();
+        Box::pin(async move { Err(OperatorError::NotHere(detail)) })
     }
     /// Takes what officers signed in.
     fn hand_in(
@@ -280,6 +294,13 @@ impl From<OperatorError> for Failure {
                 "Refused in this state",
                 detail,
                 "see GET /v1/cluster and GET /v1/status for the state, and docs/operations.md for the order of steps",
+            ),
+            OperatorError::NoQuorum(_) => Self::new(
+                StatusCode::CONFLICT,
+                "no_quorum",
+                "Too few custodians release",
+                detail,
+                "ask the officers named above, then repeat it; each attempt stands in the custodians' logs",
             ),
             OperatorError::NotFound(_) => Self::new(
                 StatusCode::NOT_FOUND,

@@ -17,10 +17,8 @@ use axum::http::{HeaderMap, StatusCode, request::Parts};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures::future::BoxFuture;
-use quorate_engine::api::registry::{
-    Account, AccountHead, REGISTRY_BODY_BYTES_MAX, Statement, StatementSignature,
-};
-use quorate_engine::authz::envelope::{Envelope, Signature};
+use quorate_engine::api::registry::{Account, AccountHead, REGISTRY_BODY_BYTES_MAX, Statement};
+use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::types::{AccountId, AuthorityId, DeploymentId, NodeId, Outcome, RequestId};
 use std::sync::Arc;
 
@@ -206,14 +204,7 @@ fn account_id(text: &str) -> Handled<AccountId> {
 
 async fn statement(headers: &HeaderMap, raw: Body) -> Handled<Envelope> {
     let (sent, _): (Statement, usize) = input::json(headers, raw, REGISTRY_BODY_BYTES_MAX).await?;
-    let one = |s: StatementSignature| Signature {
-        key: s.key,
-        signature: s.signature,
-    };
-    Ok(Envelope {
-        payload: sent.payload,
-        signatures: sent.signatures.into_iter().map(one).collect(),
-    })
+    Ok(Envelope::from(&sent))
 }
 
 /// Found an account: the genesis, signed by one of its authorities and the device.

@@ -11,6 +11,7 @@
 //! sides authenticated, and on the peer plane the hybrid key exchange of
 //! draft-ietf-tls-ecdhe-mlkem (X25519MLKEM768) or nothing.
 
+pub mod attest;
 pub mod ca;
 pub mod descriptor;
 pub mod entity;

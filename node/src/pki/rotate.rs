@@ -252,7 +252,7 @@ impl CertSource {
         })
     }
 
-    fn certified(&self) -> Arc<CertifiedKey> {
+    pub(super) fn certified(&self) -> Arc<CertifiedKey> {
         self.current.read().expect("no writer panics").key.clone()
     }
 }

@@ -97,7 +97,8 @@ pub struct TrustStore {
     state: RwLock<(Arc<Entries>, Stamp)>,
 }
 
-fn entry(descriptor: Arc<Descriptor>) -> Result<Entry, TrustError> {
+/// A cluster's CA, alone.
+pub(super) fn roots_of(descriptor: &Descriptor) -> Result<RootCertStore, TrustError> {
     let bad = |reason: String| TrustError::Ca {
         id: descriptor.id.clone(),
         reason,
@@ -111,10 +112,12 @@ fn entry(descriptor: Arc<Descriptor>) -> Result<Entry, TrustError> {
     if roots.is_empty() {
         return Err(bad("no certificate in it".into()));
     }
-    Ok(Entry {
-        descriptor: descriptor.clone(),
-        roots: Arc::new(roots),
-    })
+    Ok(roots)
+}
+
+fn entry(descriptor: Arc<Descriptor>) -> Result<Entry, TrustError> {
+    let roots = Arc::new(roots_of(&descriptor)?);
+    Ok(Entry { descriptor, roots })
 }
 
 fn insert(entries: &mut Entries, own: &Descriptor, d: Descriptor) -> Result<(), TrustError> {

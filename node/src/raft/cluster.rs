@@ -314,11 +314,21 @@ impl Cluster {
                 for group in cluster.groups() {
                     let status = group.status();
                     publish(&cluster.0.options.name, &status);
+                    cluster.know_addresses(&status);
                     cluster.note_removals(&group, &mut members);
                     cluster.spread(&group, &status, &mut office).await;
                 }
             }
         });
+    }
+
+    /// Takes the members' addresses from the membership. A newcomer's is in no configuration file,
+    /// and only who leads or stands for election would learn it otherwise.
+    pub(super) fn know_addresses(&self, status: &GroupStatus) {
+        let others = status.voters.iter().chain(&status.learners);
+        for (id, address) in others.filter(|(id, _)| **id != self.node()) {
+            self.0.router.set_address(*id, address);
+        }
     }
 
     /// Remembers members that are gone, so that their ids are refused for ever. Only applied

@@ -356,6 +356,12 @@ async fn a_late_node_gets_a_snapshot_and_members_come_and_go() {
         "it came as a snapshot"
     );
     until("it votes", || four.group(0).status().voters.len() == 4).await;
+    tokio::time::sleep(Duration::from_millis(1_200)).await; // One round of maintenance.
+    for node in &nodes {
+        // Also by who never led anything: it may have to ask when the newcomer leads.
+        let seen = node.cluster.inner().router.status(4, 0).await;
+        assert_eq!(seen.expect("it is reached").voters.len(), 4);
+    }
     nodes.push(four);
 
     // Leadership moves on request, and a node that leads can be removed.

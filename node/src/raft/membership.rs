@@ -192,6 +192,7 @@ impl Cluster {
     async fn step(&self, group: &Group, change: Change) -> Result<(), MembershipError> {
         let until = Instant::now() + STEP_WAIT_MAX;
         loop {
+            self.know_addresses(&group.status());
             let leader = group.leadership().borrow().leader;
             let reason = match leader {
                 Some(l) if l == self.node() => match group.change(change.clone()).await {

@@ -6,6 +6,7 @@
 //!  stop:   planes drain ─▶ home drops its leases ─▶ leaders handed over ─▶ peer plane ─▶ storage closed
 //! ```
 
+mod execute;
 mod health;
 mod officers;
 mod operator;

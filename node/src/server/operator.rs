@@ -1,11 +1,12 @@
 //! The operator plane's requests on one node.
 
-use super::{Core, Role, officers};
+use super::{Core, Role, execute, officers};
 use crate::custodian::{Custodian, Recorded};
 use crate::http::operator::{Operator, OperatorApi, OperatorError, OperatorResult};
 use crate::raft::group::GroupStatus as Raft;
 use crate::raft::membership::MembershipError;
 use futures::future::BoxFuture;
+use quorate_engine::api::disclosure::{ExecuteOrder, SignedPart};
 use quorate_engine::api::keys::{KeysDone, KeysStep, KeysView};
 use quorate_engine::api::officers::{OfficersView, OrderDetail, OrdersView, ProposalView};
 use quorate_engine::api::operator::{
@@ -23,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 /// What a step that was not taken in time suggests to wait, in milliseconds.
-const AGAIN_MS: u64 = 1_000;
+pub(super) const AGAIN_MS: u64 = 1_000;
 /// Longest wait for another node to take over a group.
 const TRANSFER_WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -369,6 +370,21 @@ impl OperatorApi for Operations {
                 retry_ms: AGAIN_MS,
                 outcome: Outcome::NotDone,
             })?
+        })
+    }
+
+    fn execute(
+        &self,
+        operator: Operator,
+        id: OrderId,
+        request: ExecuteOrder,
+    ) -> BoxFuture<'_, OperatorResult<SignedPart>> {
+        Box::pin(async move {
+            let Role::Home(home) = &self.0.role else {
+                let detail = "only a home executes orders; this node is a custodian's";
+                return Err(OperatorError::NotHere(detail.into()));
+            };
+            execute::execute(&self.0, home, &operator, id, request).await
         })
     }
 

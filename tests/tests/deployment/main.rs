@@ -17,6 +17,7 @@ mod keys;
 mod load;
 mod officers;
 mod operations;
+mod orders;
 mod people;
 mod planes;
 mod rotation;

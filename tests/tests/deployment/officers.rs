@@ -7,40 +7,50 @@ use std::path::PathBuf;
 
 const CH: &str = "ch";
 
-struct Officers<'a> {
+/// People with keys in files.
+pub struct Officers<'a> {
     world: &'a World,
     keys: Vec<(String, PathBuf)>,
 }
 
-impl Officers<'_> {
+impl<'a> Officers<'a> {
+    /// Nobody yet.
+    pub fn new(world: &'a World) -> Self {
+        let keys = Vec::new();
+        Self { world, keys }
+    }
     /// Draws a key; its public half.
-    fn key(&mut self, name: &str) -> String {
+    pub fn key(&mut self, name: &str) -> String {
         let path = self.world.scratch().join(format!("{name}.key"));
         let made = self.json(&["officer", "init-key", "--out", path.to_str().unwrap()]);
         self.keys.push((name.to_owned(), path));
         made["public"].as_str().unwrap().to_owned()
     }
-    fn file(&self, name: &str) -> &str {
+    /// The key file of `name`.
+    pub fn file(&self, name: &str) -> &str {
         let found = self.keys.iter().find(|(n, _)| n == name);
         found.unwrap().1.to_str().unwrap()
     }
-    fn json(&self, args: &[&str]) -> Value {
+    /// What a command prints with `--json`.
+    pub fn json(&self, args: &[&str]) -> Value {
         let text = self.world.quorate_ok(&[&["--json"], args].concat());
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
     }
     /// With the officer's key and a reason.
-    fn as_officer(&self, name: &str, args: &[&str]) -> Ran {
+    pub fn as_officer(&self, name: &str, args: &[&str]) -> Ran {
         let key = ["--key", self.file(name), "--reason", "read it", "--yes"];
         self.world.quorate(&[args, &key].concat())
     }
 }
 
-fn done(ran: Ran) -> String {
+/// What a command printed that did its job.
+pub fn done(ran: Ran) -> String {
     assert_eq!(ran.code, Some(0), "{ran:?}");
     ran.out
 }
 
-fn refused(ran: Ran, why: &str) {
+/// A command failed and said why.
+pub fn refused(ran: Ran, why: &str) {
     assert_ne!(ran.code, Some(0), "{ran:?}");
     assert!(ran.err.contains(why), "{why} is not in {ran:?}");
 }
@@ -50,10 +60,7 @@ fn two_officers_end_a_freeze_and_approve_an_order_and_nobody_does_alone() {
     let world = World::start(&topology(1, [1; 3], ""));
     let chat = world.chat("asked for");
     world.send(&chat, &["a record".into()]);
-    let mut o = Officers {
-        world: &world,
-        keys: Vec::new(),
-    };
+    let mut o = Officers::new(&world);
     let names = ["anna", "bo", "cy"];
     let public = names.map(|n| o.key(n));
     o.key("clerk");
@@ -126,7 +133,10 @@ fn two_officers_end_a_freeze_and_approve_an_order_and_nobody_does_alone() {
     // An order: submitted by somebody who decides on it nowhere.
     let ruling = world.scratch().join("ruling.pdf");
     std::fs::write(&ruling, b"the ruling").unwrap();
-    let recipient = "ab".repeat(32);
+    let recipient = world.scratch().join("court.key");
+    let recipient = recipient.to_str().unwrap();
+    world.quorate_ok(&["order", "recipient-key", "--out", recipient]);
+    let recipient = format!("{recipient}.pub");
     let mut order = vec![
         "order",
         "open",

@@ -133,6 +133,15 @@ pub(crate) fn custodian_request() -> Target {
             grant: "eyJhbGciOiJFZERTQSJ9.e30.AAAA".into(),
             keys: (0..5).map(key).collect(),
         }),
+        CustodianRequest::OrderRelease(OrderReleaseRequest {
+            request: RequestId([9; 16]),
+            home: home(),
+            node: 2,
+            deployment,
+            lease_key: RecipientPublic(dice.bytes(1216)),
+            order: OrderId([7; 32]),
+            keys: (0..5).map(key).collect(),
+        }),
         CustodianRequest::Abandon(AbandonRequest {
             home: home(),
             deployment,
@@ -179,6 +188,7 @@ pub(crate) fn custodian_reply() -> Target {
                     sealed: dice.bytes(72),
                 },
                 ShareResult::Refused(Refusal::Frozen),
+                ShareResult::Refused(Refusal::Order),
                 ShareResult::Refused(Refusal::Grant(GrantRefusal::Expired)),
                 ShareResult::Refused(Refusal::AccountBudget { retry_ms: 3_516 }),
             ],

@@ -4,7 +4,7 @@
 use super::codec::name;
 use super::mutate::Kind;
 use super::run::Target;
-use quorate_engine::api::{Append, CreateChat, Edit};
+use quorate_engine::api::{Append, CreateChat, Edit, PostStatement};
 use quorate_engine::authz::identity::AuthorityKey;
 use quorate_engine::policy::{CustodianFacts, Facts, Policy, load};
 use quorate_engine::types::{DeploymentId, Structure};
@@ -269,7 +269,8 @@ fn descriptor_of(role: ClusterRole, id: &str) -> Vec<u8> {
 /// Bodies of the client plane: whatever is accepted keeps its content as it was.
 pub(crate) fn client_bodies() -> Target {
     let corpus = [
-        r#"{"idempotency_key":"k1","profile":{"title":"plan","x":[1,2.5,null]}}"#,
+        r#"{"idempotency_key":"k1","profile":{"title":"plan","x":[1,2.5,null]},"genesis":{"payload":"{}","signatures":[{"key":"8a","signature":"00"}]}}"#,
+        r#"{"statement":{"payload":"{\"number\":1}","signatures":[]}}"#,
         r#"{"messages":[{"idempotency_key":"a","content":{"text":"hi","entities":[{"type":"bold"}]}}]}"#,
         r#"{"idempotency_key":"e","content":{"text":"\u00e9\ud83d\ude00","n":12345678901234567890}}"#,
     ];
@@ -284,6 +285,9 @@ pub(crate) fn client_bodies() -> Target {
             assert_eq!(serde_json::to_vec(&again).expect("it was JSON"), text);
             true
         }
-        keeps::<CreateChat>(bytes) | keeps::<Append>(bytes) | keeps::<Edit>(bytes)
+        keeps::<CreateChat>(bytes)
+            | keeps::<Append>(bytes)
+            | keeps::<Edit>(bytes)
+            | keeps::<PostStatement>(bytes)
     })
 }

@@ -29,7 +29,7 @@ impl Run<'_> {
         let standing = if self.bind_request(draft, &c.request, bound)?.is_some() {
             self.releasable(draft, c)?.map_err(|why| {
                 draft.refuse(why);
-                Refusal::NotAuthorised
+                Refusal::Order
             })
         } else {
             draft.refuse("the request id is bound to another request");

@@ -350,7 +350,7 @@ pub(super) fn line(refusal: Refusal) -> KeyOutcome {
         Refusal::Frozen => KeyOutcome::Frozen,
         Refusal::WrongChat => KeyOutcome::WrongChat,
         Refusal::RequestMismatch => KeyOutcome::RequestMismatch,
-        Refusal::NotAuthorised => KeyOutcome::NotAuthorised,
+        Refusal::NotAuthorised | Refusal::Order => KeyOutcome::NotAuthorised,
         Refusal::AccountBudget { .. } => KeyOutcome::AccountBudget,
         Refusal::HomeNodeBudget { .. } => KeyOutcome::HomeNodeBudget,
         Refusal::OverallBudget { .. } => KeyOutcome::OverallBudget,

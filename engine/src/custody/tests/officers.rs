@@ -269,7 +269,7 @@ fn an_order_opens_its_closed_epochs_after_the_cool_off_and_nothing_else() {
     let asked: Vec<_> = [(1, 1), (1, 2), (2, 9), (1, 3), (1, 4)]
         .map(|(c, k)| key_ref(c, k))
         .to_vec();
-    let nothing = [Err(NotAuthorised); 5];
+    let nothing = [Err(Refusal::Order); 5];
     assert_eq!(
         results(&b.effect(order_release(1, id, asked.clone()))),
         nothing
@@ -328,7 +328,7 @@ fn an_order_opens_its_closed_epochs_after_the_cool_off_and_nothing_else() {
     b.clock = T0 + 30 * DAY;
     assert_eq!(
         results(&b.effect(order_release(6, id, vec![key_ref(1, 2)]))),
-        [Err(NotAuthorised)]
+        [Err(Refusal::Order)]
     );
 }
 

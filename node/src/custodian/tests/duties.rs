@@ -1,6 +1,7 @@
 //! What a custodian does for homes and operators, and how it looks after its keys.
 
 use super::*;
+use crate::custodian::cache::session_digest;
 
 #[tokio::test]
 async fn a_new_cluster_makes_its_keys_and_every_node_keeps_them() {
@@ -322,6 +323,8 @@ async fn sealing_keys_rotate_and_are_destroyed() {
         stored(&c, old.store(&[1], None)).await,
         [StoreOutcome::Stored]
     );
+    let digest = session_digest(&old.session);
+    let remembered = c.0.cache.session(&digest).unwrap();
     bench.set_clocks(T0 + 6 * DAY + 60_000);
     for n in 1..=3 {
         let node = bench.node(n);
@@ -332,6 +335,8 @@ async fn sealing_keys_rotate_and_are_destroyed() {
         assert!(vault.get(KeyKind::Sealing, 1).is_none());
         assert!(vault.get(KeyKind::Wrapping, 1).is_some());
     }
+    // Also when a store that began before the destruction remembers the session after it.
+    c.0.cache.put_session(digest, 1, remembered);
     let mut claims_more = old.session.clone();
     claims_more.expires_ms = u64::MAX;
     for session in [old.session.clone(), claims_more] {

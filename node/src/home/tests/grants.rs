@@ -3,6 +3,7 @@
 use super::people::{ANNA, BORIS, Person, chat_named};
 use super::world::{Mode, World, append, caller, content, id, policy};
 use crate::home::api::{Caller, HomeApi, HomeError};
+use quorate_engine::api::registry::Statement;
 use quorate_engine::api::{Edit, StatementAcks};
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::grant::{Action, Claims, Grant, GrantRefusal};
@@ -57,7 +58,7 @@ async fn say(
     chat: ChatId,
     statement: Envelope,
 ) -> Result<StatementAcks, HomeError> {
-    let said = w.homes[1].chat_statement(by.calls(&[]), chat, statement.into());
+    let said = w.homes[1].chat_statement(by.calls(&[]), chat, Statement::from(&statement));
     said.await.map(|at| at.value)
 }
 

@@ -1,6 +1,7 @@
 //! The home over shards and custodians in memory.
 
 mod grants;
+mod orders;
 mod people;
 pub mod world;
 

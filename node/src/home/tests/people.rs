@@ -4,6 +4,7 @@
 use super::world::{DEPLOYMENT, content, wall};
 use crate::home::api::Caller;
 use quorate_engine::api::CreateChat;
+use quorate_engine::api::registry::Statement;
 use quorate_engine::authz::chain::{Misplaced, Source};
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::grant::{
@@ -76,7 +77,7 @@ impl Person {
         CreateChat {
             idempotency_key: name.into(),
             profile: content(name),
-            genesis: self.genesis(name).into(),
+            genesis: Statement::from(&self.genesis(name)),
         }
     }
     pub fn says(

@@ -18,7 +18,8 @@ use quorate_engine::audit::EntryRef;
 use quorate_engine::authz::chain::ChainId;
 use quorate_engine::authz::grant::GrantHash;
 use quorate_engine::crypto::seal::{
-    Receiver, RecipientKey, ReleaseBinding, Sender, ShareBinding, deal_info, release_info,
+    Receiver, RecipientKey, RecipientPublic, ReleaseBinding, Sender, ShareBinding, deal_info,
+    release_info,
 };
 use quorate_engine::crypto::sign::SigningKey;
 use quorate_engine::custody::protocol::*;
@@ -28,8 +29,8 @@ use quorate_engine::policy::{Margins, Policy};
 use quorate_engine::sharing;
 use quorate_engine::types::kv::{KvError, KvRead, Machine, MemKv, Position};
 use quorate_engine::types::{
-    ChatId, CustodianId, DeploymentId, EpochNo, HomeId, KeyId, NodeId, PolicyId, Share, Structure,
-    codec,
+    ChatId, CustodianId, DeploymentId, EpochNo, HomeId, KeyId, NodeId, OrderId, PolicyId,
+    RequestId, Share, Structure, codec,
 };
 use rand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
@@ -90,6 +91,8 @@ pub struct FakeCustodian {
     pub spent: Option<Refusal>,
     /// Lookups answered.
     pub lookups: u64,
+    /// Orders its officers approved, and what it refuses under them all the same.
+    pub orders: BTreeMap<OrderId, Option<Refusal>>,
 }
 
 impl FakeCustodian {
@@ -109,6 +112,7 @@ impl FakeCustodian {
             registry: Registry::default(),
             spent: None,
             lookups: 0,
+            orders: BTreeMap::new(),
         }
     }
 
@@ -167,6 +171,7 @@ impl FakeCustodian {
                 CustodianReply::Abandon(vec![AbandonOutcome::Tombstoned; r.keys.len()])
             }
             CustodianRequest::Release(r) => CustodianReply::Release(self.release(&r)),
+            CustodianRequest::OrderRelease(r) => CustodianReply::Release(self.order_release(&r)),
             CustodianRequest::ChatStatement(r) => {
                 CustodianReply::Statement(self.registry.take(&r.statement).map(|(chat, at)| {
                     let entry = self.entry();
@@ -243,32 +248,63 @@ impl FakeCustodian {
     }
 
     fn release(&mut self, r: &ReleaseRequest) -> ReleaseReply {
+        let authority = GrantHash::of(&r.grant).0;
+        let may = r.keys.iter().map(|key| {
+            let epoch = self.stored.get(&key.key_id).map(|row| row.1);
+            match self.registry.allows(r, &key.chat, epoch) {
+                Err(why) => Some(Refusal::Grant(why)),
+                Ok(()) => self.spent,
+            }
+        });
+        let refused = may.collect();
+        let asked = (r.request, r.node, &r.lease_key);
+        self.let_out(asked, authority, &r.keys, refused)
+    }
+
+    fn order_release(&mut self, r: &OrderReleaseRequest) -> ReleaseReply {
+        let refused = match self.orders.get(&r.order) {
+            Some(said) => *said,
+            None => Some(Refusal::Order),
+        };
+        let refused = vec![refused; r.keys.len()];
+        let asked = (r.request, r.node, &r.lease_key);
+        self.let_out(asked, r.order.0, &r.keys, refused)
+    }
+
+    fn let_out(
+        &mut self,
+        (request, node, lease_key): (RequestId, NodeId, &RecipientPublic),
+        authority: [u8; 32],
+        keys: &[KeyRef],
+        refused: Vec<Option<Refusal>>,
+    ) -> ReleaseReply {
         let entry = self.entry();
         self.releases += 1;
         let mut rng = rand::rng();
         let info = release_info(&DEPLOYMENT, &self.id);
-        let (sender, encapsulated) = Sender::new(&r.lease_key, &info, &mut rng).unwrap();
+        let (sender, encapsulated) = Sender::new(lease_key, &info, &mut rng).unwrap();
         let binding = ReleaseBinding {
-            authority: GrantHash::of(&r.grant).0,
-            node: r.node,
-            lease_key: r.lease_key.hash(),
+            authority,
+            node,
+            lease_key: lease_key.hash(),
         };
-        let shares = r.keys.iter().map(|key| {
+        let shares = keys.iter().zip(refused).map(|(key, refused)| {
             let frozen = self.freezes.contains_key(&FreezeScope::All)
                 || self.freezes.contains_key(&FreezeScope::Chat(key.chat));
             let held = self.stored.get(&key.key_id);
-            let epoch = held.map(|row| row.1);
             if frozen {
                 return ShareResult::Refused(Refusal::Frozen);
             }
-            if let Err(why) = self.registry.allows(r, &key.chat, epoch) {
-                return ShareResult::Refused(Refusal::Grant(why));
-            }
-            if let Some(spent) = self.spent {
-                return ShareResult::Refused(spent);
+            if let Some(why) = refused {
+                return ShareResult::Refused(why);
             }
             let Some((chat, _, policy, _, share)) = held else {
-                return ShareResult::Refused(Refusal::NotHeld);
+                let stone = self.tombstones.contains(&key.key_id);
+                return ShareResult::Refused(if stone {
+                    Refusal::Tombstoned
+                } else {
+                    Refusal::NotHeld
+                });
             };
             let mut nonce = [0; 24];
             rand::rng().fill_bytes(&mut nonce);
@@ -280,13 +316,7 @@ impl FakeCustodian {
         });
         let shares = shares.collect();
         ReleaseReply {
-            receipt: Receipt::sign(
-                &DEPLOYMENT,
-                self.id.clone(),
-                &entry,
-                r.request,
-                &self.log_key,
-            ),
+            receipt: Receipt::sign(&DEPLOYMENT, self.id.clone(), &entry, request, &self.log_key),
             encapsulated,
             shares,
         }
