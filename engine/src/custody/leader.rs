@@ -37,7 +37,8 @@ pub struct Place {
 }
 
 impl Place {
-    fn binding(&self, chat: ChatId, key_id: KeyId, policy: PolicyId) -> ShareBinding {
+    /// What a share of this custodian is bound to.
+    pub fn binding(&self, chat: ChatId, key_id: KeyId, policy: PolicyId) -> ShareBinding {
         ShareBinding {
             deployment: self.deployment,
             custodian: self.custodian.clone(),

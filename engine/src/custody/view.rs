@@ -70,6 +70,14 @@ pub struct Overview {
     pub voters: BTreeSet<NodeId>,
 }
 
+impl Overview {
+    /// Shares under other wrapping versions than the one in use.
+    pub fn under_former_versions(&self) -> u64 {
+        let other = |(version, _): &&(u32, u64)| Some(*version) != self.wrapping;
+        self.live.iter().filter(other).map(|(_, n)| n).sum()
+    }
+}
+
 /// What stands under `id`.
 ///
 /// # Errors

@@ -132,7 +132,7 @@ impl Figures {
         of!(gauge, self, FREEZES).set(view.freezes as f64);
         let held: u64 = view.live.iter().map(|(_, n)| n).sum();
         of!(gauge, self, LIVE).set(held as f64);
-        of!(gauge, self, REWRAP_LEFT).set(super::rewrap::left(view) as f64);
+        of!(gauge, self, REWRAP_LEFT).set(view.under_former_versions() as f64);
         of!(gauge, self, SEALING_EXPIRES).set(view.sealing_expires_ms.unwrap_or(0) as f64 / 1e3);
     }
 }

@@ -14,6 +14,7 @@ use super::consensus::{Lead, view};
 use super::internal::{Ask, KeyBytes, Told, ask};
 use super::ring::fingerprint_of;
 use super::{Custodian, vault};
+use fail::fail_point;
 use quorate_engine::authz::identity::AuthorityKeys;
 use quorate_engine::custody::protocol::SealingKeyStatement;
 use quorate_engine::custody::{
@@ -177,6 +178,7 @@ impl Custodian {
                     || ring.fingerprint(kind, version) != Some(row.fingerprint)
                     || expired(row, now, SEALING_GRACE_MS);
                 if dead {
+                    fail_point!("custodian-key-before-destroy");
                     let destroyed = self.destroy_key(kind, version).await;
                     destroyed.map_err(|e| e.to_string())?;
                     tracing::info!(version, "{} key destroyed", kind.as_str());
@@ -378,6 +380,7 @@ impl Custodian {
                 let key = vault::draw().map_err(|e| e.to_string())?;
                 let kept = self.keep_key(kind, version, key).await;
                 kept.map_err(|e| e.to_string())?;
+                fail_point!("custodian-key-drawn");
                 (version, BTreeSet::new())
             }
         };
@@ -396,6 +399,7 @@ impl Custodian {
             .into_iter()
             .flatten()
             .collect();
+        fail_point!("custodian-key-handed-over");
         if !attested.contains(&own) {
             have.insert(own);
         }
@@ -415,6 +419,7 @@ impl Custodian {
                 voters.len()
             ));
         }
+        fail_point!("custodian-key-attested");
         let statement = self.statement(kind, version)?;
         self.done(Command::UseVersion(UseVersion {
             kind,

@@ -8,6 +8,7 @@ use super::Custodian;
 use super::consensus::view;
 use super::keeper::KINDS;
 use super::vault::seeded;
+use fail::fail_point;
 use quorate_engine::custody::protocol::KEYS_PER_REQUEST_MAX;
 use quorate_engine::custody::{
     self, Command, DropVersion, Effect, KeyKind, Overview, Rewrap, VersionRow, VersionState,
@@ -39,12 +40,6 @@ pub(super) struct Progress {
     empty_since: BTreeMap<u32, Instant>,
 }
 
-/// Shares under other versions than the one in use.
-pub(super) fn left(overview: &Overview) -> u64 {
-    let other = |(version, _): &&(u32, u64)| Some(*version) != overview.wrapping;
-    overview.live.iter().filter(other).map(|(_, n)| n).sum()
-}
-
 impl Custodian {
     fn rewrapping(&self, overview: &Overview) -> MutexGuard<'_, Progress> {
         let of = (self.0.consensus.lead().term, overview.wrapping);
@@ -62,7 +57,7 @@ impl Custodian {
     /// What people should know of a rotation that is not over.
     pub(super) fn rewrap_warnings(&self, overview: &Overview) -> Vec<String> {
         let mut out = Vec::new();
-        let left = left(overview);
+        let left = overview.under_former_versions();
         if left > 0 {
             out.push(format!(
                 "re-wrapping: {left} shares are still under former wrapping versions"
@@ -87,7 +82,7 @@ impl Custodian {
 
     /// One tick of re-wrapping, on the leader.
     pub(super) async fn rewrap_some(&self, overview: &Overview) -> Result<(), String> {
-        let (Some(to), true) = (overview.wrapping, left(overview) > 0) else {
+        let (Some(to), true) = (overview.wrapping, overview.under_former_versions() > 0) else {
             return Ok(());
         };
         let at = {
@@ -114,7 +109,10 @@ impl Custodian {
         let done = tokio::task::spawn_blocking(work).await;
         let (items, damaged) = done.map_err(|e| e.to_string())??;
         if !items.is_empty() {
-            match self.done(Command::Rewrap(Rewrap { to, items })).await? {
+            fail_point!("custodian-rewrap-before-propose");
+            let moved = self.done(Command::Rewrap(Rewrap { to, items })).await?;
+            fail_point!("custodian-rewrap-after-commit");
+            match moved {
                 Effect::Rewrapped(n) => self.0.figures.rewrapped(n),
                 other => return Err(format!("a re-wrap was answered by {other:?}")),
             }

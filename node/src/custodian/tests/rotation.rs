@@ -1,10 +1,11 @@
 //! Wrapping keys follow each other: shares go along, and nothing is lost on the way.
 
 use super::*;
-use crate::custodian::vault::draw;
+use crate::custodian::vault::{VAULT_FILE, draw};
 use quorate_engine::api::keys::{KeysStep, RotateRequest};
 use quorate_engine::audit::{self, Entry, EntryKind};
-use quorate_engine::custody::VersionState;
+use quorate_engine::custody::protocol::StoreRequest;
+use quorate_engine::custody::{VersionState, WrappingKeys};
 
 fn entries(bench: &Bench) -> Vec<Entry> {
     let kv = &bench.shared.state.lock().unwrap().0;
@@ -248,4 +249,51 @@ async fn an_operator_who_asks_twice_rotates_once_and_stands_in_the_log() {
     }
     let done = c.keys_step(operator(), ask("sealing", "a drill")).await;
     assert_eq!(done.unwrap().detail, "sealing version 2 is in use");
+}
+
+/// How many of a home's sealed shares open with the vault in `dir`.
+fn opened(dir: &Path, outbox: &StoreRequest) -> usize {
+    let ring = Ring::of(&open_vault(dir, 1));
+    let key = ring.sealing(outbox.session.version).map(|k| &**k);
+    // What the session says of its end keeps no thief from trying.
+    let Ok(receiver) = custody::open_session(&place(), key, &outbox.session, T0) else {
+        return 0;
+    };
+    let wrapping = (1, ring.wrapping_key(1).unwrap());
+    let mut rng = rand::rng();
+    let prepared = custody::prepare_store(&place(), &receiver, wrapping, outbox, &mut rng);
+    match prepared.command {
+        Some(custody::Command::StoreShares(done)) => done.items.len(),
+        _ => 0,
+    }
+}
+
+/// A home's log and outbox of then hold shares sealed to the version of that day.
+#[tokio::test]
+async fn an_old_outbox_opens_with_an_image_of_its_sealing_key_only() {
+    let bench = Bench::new(1).await;
+    let c = bench.node(1);
+    let home = Home::meet(&c).await;
+    let CustodianRequest::Store(outbox) = home.store(&[1, 2], None) else {
+        unreachable!()
+    };
+    let vault = bench.vault_dir(1);
+    let image = tempfile::tempdir().unwrap();
+    std::fs::copy(vault.join(VAULT_FILE), image.path().join(VAULT_FILE)).unwrap();
+    assert_eq!(opened(&vault, &outbox), 2);
+    // Five days later it is drained still: a version lives six days.
+    bench.set_clocks(T0 + 5 * DAY);
+    bench
+        .until(|| c.status().unwrap().overview.sealing == Some(2))
+        .await;
+    assert_eq!(
+        stored(&c, home.store(&[1], None)).await,
+        [StoreOutcome::Stored]
+    );
+    bench.set_clocks(T0 + 6 * DAY + 60_000);
+    bench
+        .until(|| open_vault(&vault, 1).get(KeyKind::Sealing, 1).is_none())
+        .await;
+    assert_eq!(opened(&vault, &outbox), 0, "today's vault");
+    assert_eq!(opened(image.path(), &outbox), 2, "its own vault and root");
 }
