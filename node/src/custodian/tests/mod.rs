@@ -8,6 +8,7 @@ mod grants;
 mod officers;
 mod people;
 mod raft;
+mod restart;
 mod rotation;
 
 use super::*;
@@ -177,6 +178,7 @@ struct Bench {
     clocks: BTreeMap<NodeId, Arc<AtomicU64>>,
     stop: CancellationToken,
     stops: Mutex<BTreeMap<NodeId, CancellationToken>>,
+    handover_max: Duration,
 }
 
 impl Drop for Bench {
@@ -256,6 +258,7 @@ impl Bench {
             clocks: (1..=9).map(|n| (n, Arc::new(AtomicU64::new(T0)))).collect(),
             stop: CancellationToken::new(),
             stops: Mutex::default(),
+            handover_max: CustodianOptions::default().handover_max,
         }
     }
 
@@ -275,6 +278,18 @@ impl Bench {
         self.kill(node);
         let dir = self.vault_dir(node);
         std::fs::create_dir_all(&dir).unwrap();
+        let vault = open_vault_of(&self.place, &dir, node);
+        self.start_with(node, vault);
+    }
+
+    /// Restarted, and nothing opens its vault.
+    fn start_locked(&self, node: NodeId) {
+        self.kill(node);
+        let vault = Vault::load(&self.vault_dir(node), &self.place, node).unwrap();
+        self.start_with(node, vault);
+    }
+
+    fn start_with(&self, node: NodeId, vault: Vault) {
         let clock = self.clocks[&node].clone();
         let parts = Parts {
             place: self.place.clone(),
@@ -284,13 +299,14 @@ impl Bench {
             homes: Arc::new(|| BTreeSet::from([HomeId::new("ae").unwrap()])),
             neighbours: self.around.clone(),
             clock: Arc::new(move || clock.load(Ordering::SeqCst)),
-            vault: open_vault_of(&self.place, &dir, node),
+            vault,
             provider: None,
             options: CustodianOptions {
                 tick: Duration::from_millis(20),
                 policies: vec![policy().canonical()],
                 rewraps_per_tick: REWRAPS_PER_TICK,
                 drop_after: Duration::from_millis(200),
+                handover_max: self.handover_max,
                 ..CustodianOptions::default()
             },
         };
