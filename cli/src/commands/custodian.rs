@@ -5,7 +5,7 @@ use crate::exit::{CommandResult, Exit, Failure};
 use crate::output::plain;
 use quorate_engine::api::keys::Purpose;
 use quorate_engine::api::operator::{
-    FreezeRequest, OperatorDone, OperatorStatus, ShredKey, ShredRequest,
+    FreezeRequest, OperatorDone, OperatorStatus, ShredKey, ShredRequest, VersionsStatus,
 };
 use quorate_node::config::ClusterRole;
 use std::fmt::Write as _;
@@ -142,6 +142,21 @@ fn request(scope: &Scope) -> FreezeRequest {
     }
 }
 
+fn versions(v: &VersionsStatus) -> String {
+    let name = |version: Option<u32>| version.map_or("none".into(), |n| n.to_string());
+    let mut out = format!(
+        "keys: wrapping version {}, sealing version {}; {} of {} shares under the former wrapping versions",
+        name(v.wrapping),
+        name(v.sealing),
+        v.shares_left,
+        v.shares
+    );
+    if !v.lacking.is_empty() {
+        let _ = write!(out, ", nodes {:?} have not attested this one", v.lacking);
+    }
+    out
+}
+
 async fn status(cluster: &str, context: &Context) -> CommandResult {
     let mut seen: Vec<OperatorStatus> = Vec::new();
     let mut missing: Vec<Failure> = Vec::new();
@@ -174,6 +189,9 @@ async fn status(cluster: &str, context: &Context) -> CommandResult {
                     "  group {}: {leader}, term {}, applied {} of {}, voters {:?}, learners {:?}",
                     g.group, g.term, g.applied, g.last, g.voters, g.learners
                 );
+            }
+            if let Some(v) = &s.versions {
+                let _ = writeln!(out, "  {}", versions(v));
             }
             for f in &s.freezes {
                 let _ = writeln!(

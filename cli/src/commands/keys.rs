@@ -13,7 +13,7 @@ use crate::exit::{CommandResult, Exit, Failure};
 use crate::output::plain;
 use quorate_engine::api::keys::{
     CollectRequest, ConfirmRequest, KeysDone, KeysView, LockRequest, NamedRequest, OpenRequest,
-    Purpose, RekeyRequest, SecretText,
+    Purpose, RekeyRequest, RotateRequest, SecretText,
 };
 use quorate_engine::custody::keys::{
     KeyProvider, Passphrase, PassphraseParams, Provider, SlotPublic,
@@ -74,6 +74,8 @@ pub enum Keys {
     Cancel(Cancel),
     /// Bring a slot from the node that has it to the other nodes
     Spread(Slot),
+    /// Bring the next version of the wrapping or sealing key into use; shares follow in the background
+    Rotate(Rotate),
     /// Take a key slot out; a new root is drawn for the others
     Remove(Slot),
 }
@@ -141,6 +143,19 @@ pub struct Cancel {
     /// The ceremony, as `keys show` names it
     #[arg(long, value_name = "HEX")]
     ceremony: String,
+    /// Why; stands in the custodian's log
+    #[arg(long)]
+    reason: String,
+}
+
+/// `keys rotate`.
+#[derive(Debug, clap::Args)]
+pub struct Rotate {
+    /// The custodian
+    custodian: String,
+    /// `wrapping` (shares at rest) or `sealing` (shares on their way)
+    #[arg(long, value_parser = ["wrapping", "sealing"], default_value = "wrapping")]
+    kind: String,
     /// Why; stands in the custodian's log
     #[arg(long)]
     reason: String,
@@ -365,6 +380,16 @@ pub async fn run(what: Keys, context: &Context) -> CommandResult {
         Keys::Collect(args) => collect(args, context).await,
         Keys::Confirm(args) => confirm(args, context).await,
         Keys::Cancel(args) => cancel(args, context).await,
+        Keys::Rotate(args) => {
+            let request = RotateRequest {
+                kind: args.kind,
+                reason: args.reason,
+            };
+            let operator = context.deployment()?.operator(&args.custodian)?;
+            let done: KeysDone = operator.post("/v1/keys/rotate", &request).await?;
+            context.output.show(&done, || plain(&done.detail))?;
+            Ok(Exit::Ok)
+        }
         Keys::Spread(args) => {
             let (nodes, missing) = nodes(context, &args.custodian, None).await?;
             let mut outcomes = spread(&nodes, None, &args.slot, &args.reason).await?;

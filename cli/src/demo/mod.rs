@@ -5,7 +5,7 @@
 //! one does not hold. Before each act the home is restarted: that wipes every
 //! leased key, so what is read afterwards was opened by a quorum.
 
-mod attacker;
+pub mod attacker;
 mod attacks;
 mod disk;
 

@@ -162,6 +162,16 @@ pub struct ConfirmRequest {
     pub proof: String,
 }
 
+/// `POST /v1/keys/rotate`, to the leader.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotateRequest {
+    /// `sealing` or `wrapping`.
+    pub kind: String,
+    /// Why; stands in the log.
+    pub reason: String,
+}
+
 /// `POST /v1/keys/cancel` (a ceremony) and `POST /v1/keys/remove` (a slot).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -201,4 +211,6 @@ pub enum KeysStep {
     Cancel(NamedRequest),
     /// Take a slot out.
     Remove(NamedRequest),
+    /// Bring the next version of a key into use.
+    Rotate(RotateRequest),
 }

@@ -31,10 +31,34 @@ pub struct OperatorStatus {
     pub groups: Vec<GroupStatus>,
     /// Freezes in force; always empty at a home.
     pub freezes: Vec<FreezeStatus>,
+    /// Key versions and how far a rotation has come; a custodian's only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub versions: Option<VersionsStatus>,
     /// When this node's peer certificate expires, Unix milliseconds.
     pub certificate_expires_ms: Option<u64>,
     /// Things to act on.
     pub warnings: Vec<String>,
+}
+
+/// A custodian's key versions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VersionsStatus {
+    /// The wrapping version in use: what shares lie under.
+    pub wrapping: Option<u32>,
+    /// Wrapping versions whose keys this node has.
+    pub wrapping_here: Vec<u32>,
+    /// The sealing version in use: what homes seal shares to.
+    pub sealing: Option<u32>,
+    /// When it expires, Unix milliseconds.
+    pub sealing_expires_ms: Option<u64>,
+    /// Sealing versions whose keys this node has.
+    pub sealing_here: Vec<u32>,
+    /// Shares held.
+    pub shares: u64,
+    /// Those of them that are still to be wrapped anew, under the wrapping version in use.
+    pub shares_left: u64,
+    /// Voters that have not attested the wrapping version in use; until then no former one is dropped.
+    pub lacking: Vec<u64>,
 }
 
 /// One raft group as this node sees it.

@@ -90,6 +90,10 @@ pub enum EntryKind {
     NodeLocked,
     /// What opens a node's root changed.
     KeySlots,
+    /// An operator asked for the next key version.
+    KeyRotation,
+    /// Shares were wrapped anew under the version in use.
+    Rewrap,
     /// A peer hands key versions to a node that restarted without them.
     KeyHandover,
     /// The first officers.
@@ -338,6 +342,10 @@ pub struct Entry {
     /// Devices, in the same way.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub devices: Vec<HexBytes<32>>,
+    /// How many shares were wrapped anew. Which is not said: a rotation concerns them all, and
+    /// their names would outgrow everything else in the log.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rewrapped: Option<u32>,
     /// Random bytes that blind the leaf hash.
     pub blinding: HexBytes<16>,
 }
@@ -393,6 +401,7 @@ impl Entry {
             change: None,
             accounts: Vec::new(),
             devices: Vec::new(),
+            rewrapped: None,
             blinding: HexBytes(blinding),
         }
     }

@@ -130,6 +130,8 @@ pub enum Command {
     Officers(Officers),
     /// Decide and record which shares go out under an order.
     OrderRelease(OrderRelease),
+    /// Put shares under the wrapping version in use.
+    Rewrap(Rewrap),
 }
 
 /// See [`Command::RegisterAuthority`].
@@ -389,6 +391,27 @@ pub struct EraseOpenings {
     pub chat: Option<ChatId>,
 }
 
+/// See [`Command::Rewrap`]. The leader opened each share under the old version, checked its
+/// commitment, and wrapped it under the new one before proposing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rewrap {
+    /// The version in use, under which the items are.
+    pub to: u32,
+    /// At most [`KEYS_PER_REQUEST_MAX`].
+    pub items: Vec<RewrapItem>,
+}
+
+/// One share wrapped anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RewrapItem {
+    /// The dealing.
+    pub key_id: KeyId,
+    /// The version it was under.
+    pub from: u32,
+    /// The wrapped share.
+    pub wrapped: Wrapped,
+}
+
 /// What happened to a node's own keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum KeyEventKind {
@@ -401,6 +424,8 @@ pub enum KeyEventKind {
     /// A peer hands it key versions that it lost with its restart. Refused when the last time
     /// is less than [`HANDOVER_MS_MIN`](super::HANDOVER_MS_MIN) ago.
     HandedOver,
+    /// An operator asked it for the next version of a key.
+    Rotation,
 }
 
 /// See [`Command::KeyEvent`].
@@ -476,10 +501,12 @@ impl Command {
             Command::RegisterHome(_) => EntryKind::RegisterHome,
             Command::AccountStatement(_) => EntryKind::AccountStatement,
             Command::ChatStatement(_) => EntryKind::ChatStatement,
+            Command::Rewrap(_) => EntryKind::Rewrap,
             Command::KeyEvent(c) => match c.what {
                 KeyEventKind::Unlocked => EntryKind::NodeUnlocked,
                 KeyEventKind::Locked => EntryKind::NodeLocked,
                 KeyEventKind::Slots => EntryKind::KeySlots,
+                KeyEventKind::Rotation => EntryKind::KeyRotation,
                 KeyEventKind::HandedOver => EntryKind::KeyHandover,
             },
             Command::Officers(c) => c.kind(),
@@ -495,16 +522,7 @@ impl Command {
     /// What is wrong, in words.
     pub fn within_limits(&self) -> Result<(), String> {
         match self {
-            Command::StoreShares(c) => {
-                count("items", c.items.len())?;
-                let bad = c.items.iter().find(|i| i.wrapped.0.len() != WRAPPED_LEN);
-                bad.map_or(Ok(()), |i| {
-                    let len = i.wrapped.0.len();
-                    Err(format!(
-                        "wrapped share of {len} bytes, {WRAPPED_LEN} expected"
-                    ))
-                })
-            }
+            Command::StoreShares(c) => wrapped(c.items.iter().map(|i| &i.wrapped)),
             Command::Release(c) => {
                 at_most("bytes of grant", c.grant.len(), GRANT_BYTES_MAX)?;
                 count("keys", c.keys.len())
@@ -534,6 +552,7 @@ impl Command {
             }
             Command::RotateAuthority(e) => enveloped(e),
             Command::AccountStatement(c) | Command::ChatStatement(c) => enveloped(&c.envelope),
+            Command::Rewrap(c) => wrapped(c.items.iter().map(|i| &i.wrapped)),
             Command::KeyEvent(c) => {
                 if let Some(by) = &c.operator {
                     named(by)?;
@@ -559,6 +578,17 @@ fn at_most(what: &str, n: usize, max: usize) -> Result<(), String> {
 
 fn count(what: &str, n: usize) -> Result<(), String> {
     at_most(what, n, KEYS_PER_REQUEST_MAX)
+}
+
+fn wrapped<'a>(mut shares: impl ExactSizeIterator<Item = &'a Wrapped>) -> Result<(), String> {
+    count("items", shares.len())?;
+    let bad = shares.find(|w| w.0.len() != WRAPPED_LEN);
+    bad.map_or(Ok(()), |w| {
+        let len = w.0.len();
+        Err(format!(
+            "wrapped share of {len} bytes, {WRAPPED_LEN} expected"
+        ))
+    })
 }
 
 fn enveloped(e: &Envelope) -> Result<(), String> {

@@ -1,12 +1,15 @@
 //! What a custodian's leader does around a proposal: pure functions over the
 //! secrets it holds. Nothing here is proposed, sent or kept.
 
-use super::command::{Abandon, Command, OrderRelease, Release, StoreItem, StoreShares, Wrapped};
+use super::command::{
+    Abandon, Command, OrderRelease, Release, RewrapItem, StoreItem, StoreShares, Wrapped,
+};
 use super::protocol::{
     AbandonRequest, KEYS_PER_REQUEST_MAX, KeyRef, OrderReleaseRequest, Receipt, Refusal,
     ReleaseReply, ReleaseRequest, SealSession, SealedItem, ShareResult, StoreOutcome, StoreRequest,
 };
 use super::reply::{Applied, Committed, Effect, Granted, ReleaseGranted};
+use super::rows::ShareRow;
 use crate::authz::Authorised;
 use crate::authz::grant::{GRANT_BYTES_MAX, Grant};
 use crate::authz::standing::DeviceStanding;
@@ -34,7 +37,8 @@ pub struct Place {
 }
 
 impl Place {
-    fn binding(&self, chat: ChatId, key_id: KeyId, policy: PolicyId) -> ShareBinding {
+    /// What a share of this custodian is bound to.
+    pub fn binding(&self, chat: ChatId, key_id: KeyId, policy: PolicyId) -> ShareBinding {
         ShareBinding {
             deployment: self.deployment,
             custodian: self.custodian.clone(),
@@ -458,6 +462,41 @@ pub fn finish_release<R: CryptoRng + ?Sized>(
         },
         shares,
     }
+}
+
+/// Wraps shares anew under version `to`: opened under their old version and checked against
+/// their commitment, one after the other. How many did not open, besides.
+pub fn wrap_anew<R: CryptoRng + ?Sized>(
+    place: &Place,
+    keys: &dyn WrappingKeys,
+    to: u32,
+    shares: &[(KeyId, ShareRow)],
+    rng: &mut R,
+) -> (Vec<RewrapItem>, usize) {
+    let mut out = Vec::with_capacity(shares.len());
+    for (key_id, row) in shares {
+        let binding = place.binding(row.chat, *key_id, row.policy);
+        let opened = keys
+            .wrapping_key(row.version)
+            .zip(keys.wrapping_key(to))
+            .and_then(|(old, new)| {
+                let share = unwrap(old, row.version, &binding, &row.wrapped.0).ok()?;
+                Some((new, share))
+            })
+            .filter(|(_, share)| {
+                commitment_holds(key_id, &place.custodian, share, &row.commitment)
+            });
+        if let Some((new, share)) = opened {
+            let wrapped = wrap(new, to, &binding, nonce(rng), &share);
+            out.push(RewrapItem {
+                key_id: *key_id,
+                from: row.version,
+                wrapped: Wrapped(wrapped.to_vec()),
+            });
+        }
+    }
+    let damaged = shares.len() - out.len();
+    (out, damaged)
 }
 
 fn seal_one<R: CryptoRng + ?Sized>(

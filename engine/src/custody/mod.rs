@@ -43,13 +43,14 @@ pub use command::{
     Abandon, ApprovePolicy, AttestKey, COMMANDS_PER_PROPOSAL_MAX, Chained, Command, DropVersion,
     EraseOpenings, ExpireShares, Freeze, KeyEvent, KeyEventKind, KeyKind, OPERATOR_NAME_BYTES_MAX,
     Officers, Operator, OrderRelease, Proposal, REASON_BYTES_MAX, RegisterAuthority, RegisterHome,
-    Release, Shred, Stamped, StoreItem, StoreShares, Thaw, UseVersion, VOTERS_MAX, Voters, Wrapped,
+    Release, Rewrap, RewrapItem, Shred, Stamped, StoreItem, StoreShares, Thaw, UseVersion,
+    VOTERS_MAX, Voters, Wrapped,
 };
 pub use departure::{DEPARTURE_MS_MAX, Departure, Departures, Restricted, SETTLED_MS};
 pub use leader::{
     LeaseSender, Place, PreparedStore, RequestError, StoreDecision, WrappingKeys, check_store,
     finish_release, open_session, prepare_abandon, prepare_order_release, prepare_release,
-    prepare_store, wrapping_fingerprint,
+    prepare_store, wrap_anew, wrapping_fingerprint,
 };
 pub use reply::{
     Applied, ApplyReply, Committed, Effect, Granted, ReleaseGranted, ReplyError, ShredOutcome,
@@ -64,7 +65,7 @@ pub use statement::{SEALING_LIFE_MS_MAX, StatementError};
 pub use view::{
     ChatEpochs, EPOCHS_LISTED_MAX, Held, Overview, approved_policies, approved_policy, due, feed,
     freezes, key_version, order, order_scope, orders, overview, proposal, proposals_open, roster,
-    sealing_statement, share, version_in_use, versions, voters,
+    sealing_statement, share, under_other_versions, version_in_use, versions, voters,
 };
 pub use view_chains::{
     ChainHead, STATEMENTS_BYTES_MAX, account, authorities, chain_head, changed_since, chat, device,

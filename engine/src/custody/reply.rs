@@ -108,6 +108,8 @@ pub enum Effect {
         /// The chain is marked: nothing in it changes any more.
         marked: bool,
     },
+    /// To `Rewrap`: how many shares are under the new version now.
+    Rewrapped(u32),
 }
 
 /// What became of one key of a `Shred`.

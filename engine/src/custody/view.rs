@@ -5,8 +5,8 @@ use super::FREEZES_MAX;
 use super::command::KeyKind;
 use super::protocol::{Feed, FreezeScope, SealingKeyStatement};
 use super::rows::{
-    self, EXPIRY, FREEZE, FreezeRow, ORDER, POLICY, PROPOSAL_OPEN, PolicyRow, ROSTER, ShareRow,
-    Tombstone, VERSION, VOTERS, VersionRow, VersionState, get,
+    self, EXPIRY, FREEZE, FreezeRow, ORDER, POLICY, PROPOSAL_OPEN, PolicyRow, ROSTER, SHARE,
+    ShareRow, Tombstone, VERSION, VOTERS, VersionRow, VersionState, get,
 };
 use crate::audit::Log;
 use crate::authz::officers::{PROPOSALS_OPEN_MAX, ProposalId, ProposalState, Roster};
@@ -55,8 +55,11 @@ pub struct Overview {
     pub sealing: Option<u32>,
     /// When it expires.
     pub sealing_expires_ms: Option<WallMs>,
-    /// Shares held, by wrapping version.
+    /// Shares held, by wrapping version; versions that were dropped are left out.
     pub live: Vec<(u32, u64)>,
+    /// Voters that have not attested the wrapping version in use: until they do, no former
+    /// version is dropped.
+    pub wrapping_lacking: BTreeSet<NodeId>,
     /// Freezes in force.
     pub freezes: usize,
     /// Whether everything is frozen.
@@ -65,6 +68,14 @@ pub struct Overview {
     pub policies: Vec<PolicyId>,
     /// The voters attestations are counted against.
     pub voters: BTreeSet<NodeId>,
+}
+
+impl Overview {
+    /// Shares under other wrapping versions than the one in use.
+    pub fn under_former_versions(&self) -> u64 {
+        let other = |(version, _): &&(u32, u64)| Some(*version) != self.wrapping;
+        self.live.iter().filter(other).map(|(_, n)| n).sum()
+    }
 }
 
 /// What stands under `id`.
@@ -76,6 +87,37 @@ pub fn share<K: KvRead + ?Sized>(kv: &K, id: &KeyId) -> Result<Held, KvError> {
         return Ok(Held::Share(Box::new(row)));
     }
     Ok(get(kv, &rows::tombstone_key(id))?.map_or(Held::Nothing, Held::Tombstone))
+}
+
+/// Shares under another wrapping version than `current`: of at most `rows_max` rows after
+/// `after`, and where to go on; `None` there: that was the end.
+///
+/// # Errors
+/// [`KvError`] when the store fails or a row is damaged.
+pub fn under_other_versions<K: KvRead + ?Sized>(
+    kv: &K,
+    current: u32,
+    after: Option<KeyId>,
+    rows_max: usize,
+) -> Result<(Vec<(KeyId, ShareRow)>, Option<KeyId>), KvError> {
+    let mut from = after.map_or(vec![SHARE], |id| rows::share_key(&id));
+    if after.is_some() {
+        // The next possible key.
+        from.push(0);
+    }
+    let found = kv.scan(&from, &[SHARE + 1], rows_max, false)?;
+    let full = found.len() == rows_max;
+    let (mut out, mut last) = (Vec::new(), None);
+    for (key, value) in found {
+        let id = <[u8; 16]>::try_from(&key[1..])
+            .map_err(|_| KvError("share row with a key of another shape".into()))?;
+        last = Some(KeyId(id));
+        let row: ShareRow = rows::decode(&value)?;
+        if row.version != current {
+            out.push((KeyId(id), row));
+        }
+    }
+    Ok((out, last.filter(|_| full)))
 }
 
 /// Freezes in force.
@@ -123,6 +165,23 @@ pub fn key_version<K: KvRead + ?Sized>(
     version: u32,
 ) -> Result<Option<VersionRow>, KvError> {
     get(kv, &rows::version_key(kind, version))
+}
+
+/// Voters that have not attested `version` of `kind`; none when there is no version.
+///
+/// # Errors
+/// [`KvError`] when the store fails or a row is damaged.
+pub(super) fn lacking<K: KvRead + ?Sized>(
+    kv: &K,
+    kind: KeyKind,
+    version: Option<u32>,
+) -> Result<BTreeSet<NodeId>, KvError> {
+    let Some(version) = version else {
+        return Ok(BTreeSet::new());
+    };
+    let row = key_version(kv, kind, version)?;
+    let attested = row.map(|r| r.attested).unwrap_or_default();
+    Ok(voters(kv)?.difference(&attested).copied().collect())
 }
 
 /// All versions of `kind`, oldest first.
@@ -344,15 +403,20 @@ pub fn overview<K: KvRead + ?Sized>(kv: &K) -> Result<Overview, KvError> {
     let log = Log::load(kv)?;
     let frozen = freezes(kv)?;
     let mut live = Vec::new();
-    for (version, _) in versions(kv, KeyKind::Wrapping)? {
+    for (version, row) in versions(kv, KeyKind::Wrapping)? {
+        if row.state == VersionState::Dropped {
+            continue;
+        }
         let count: u64 = get(kv, &rows::live_key(version))?.unwrap_or(0);
         live.push((version, count));
     }
+    let wrapping = version_in_use(kv, KeyKind::Wrapping)?;
     Ok(Overview {
         log_size: log.size(),
         log_root: log.root(),
         log_time_ms: log.time_ms(),
-        wrapping: version_in_use(kv, KeyKind::Wrapping)?,
+        wrapping,
+        wrapping_lacking: lacking(kv, KeyKind::Wrapping, wrapping)?,
         sealing: version_in_use(kv, KeyKind::Sealing)?,
         sealing_expires_ms: sealing_statement(kv)?.map(|s| s.expires_ms),
         live,

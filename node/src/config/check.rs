@@ -1,6 +1,7 @@
 //! What makes a well-formed configuration a usable one.
 
 use super::{CLUSTER_NODES_MAX, CONFIG_FORMAT, ClusterRole, Config, KeyProvider, SHARDS_MAX};
+use quorate_engine::custody::protocol::KEYS_PER_REQUEST_MAX;
 use quorate_engine::types::CustodianId;
 use std::collections::BTreeSet;
 
@@ -163,15 +164,7 @@ fn role(c: &Config, out: &mut Vec<Problem>) {
         }
     }
     if let Some(h) = &c.home {
-        let mut range = |key: &str, v: u64, min: u64, max: u64| {
-            if !(min..=max).contains(&v) {
-                out.push(problem(
-                    key,
-                    format!("{v}"),
-                    format!("choose {min} to {max}"),
-                ));
-            }
-        };
+        let mut range = |key, v, min, max| range(out, key, v, min, max);
         range("home.shards", h.shards.into(), 1, SHARDS_MAX.into());
         range("home.lease_age_s_max", h.lease_age_s_max, 1, 3_600);
         range(
@@ -184,7 +177,36 @@ fn role(c: &Config, out: &mut Vec<Problem>) {
     }
 }
 
+fn range(out: &mut Vec<Problem>, key: &str, v: u64, min: u64, max: u64) {
+    if !(min..=max).contains(&v) {
+        out.push(problem(
+            key,
+            format!("{v}"),
+            format!("choose {min} to {max}"),
+        ));
+    }
+}
+
 fn keys(c: &Config, out: &mut Vec<Problem>) {
+    if let Some(r) = &c.keys.rotation {
+        if c.role == ClusterRole::Home {
+            out.push(problem(
+                "keys.rotation",
+                "only a custodian has this",
+                "remove it, or set role = \"custodian\"",
+            ));
+        }
+        // A sealing version lives six days; its successor must be there well before its end.
+        range(out, "keys.rotation.sealing_h", r.sealing_h, 1, 120);
+        range(out, "keys.rotation.wrapping_days", r.wrapping_days, 1, 365);
+        range(
+            out,
+            "keys.rotation.rewraps_s_max",
+            r.rewraps_s_max as u64,
+            1,
+            KEYS_PER_REQUEST_MAX as u64,
+        );
+    }
     if c.keys.provider == KeyProvider::KeyFile && c.keys.key_file.is_none() {
         out.push(problem(
             "keys.key_file",
@@ -238,15 +260,7 @@ fn raft(c: &Config, out: &mut Vec<Problem>) {
 
 fn limits(c: &Config, out: &mut Vec<Problem>) {
     let l = &c.limits;
-    let mut range = |key: &str, v: u64, min: u64, max: u64| {
-        if !(min..=max).contains(&v) {
-            out.push(problem(
-                key,
-                format!("{v}"),
-                format!("choose {min} to {max}"),
-            ));
-        }
-    };
+    let mut range = |key, v, min, max| range(out, key, v, min, max);
     range(
         "limits.client_in_flight_max",
         l.client_in_flight_max as u64,

@@ -26,6 +26,11 @@ key_file = "root.key"
 log_key = "log.key"                               # signs receipts and checkpoints
 witness_key = "witness.key"                       # cosigns other custodians' checkpoints
 
+[keys.rotation]
+sealing_h = 24                                    # keys that homes seal to, 1 to 120; each lives six days
+wrapping_days = 30                                # keys that shares lie under, 1 to 365
+rewraps_s_max = 256                               # shares wrapped anew in a second, at most
+
 [trust]
 own = "descriptor.json"
 dir = "trust"                                     # descriptors added with `quorate trust add`

@@ -11,6 +11,7 @@ mod example;
 pub use check::Problem;
 pub use example::{example_custodian, example_home};
 
+use quorate_engine::custody::protocol::KEYS_PER_REQUEST_MAX;
 use quorate_engine::types::{DeploymentId, NodeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -238,6 +239,31 @@ pub struct Keys {
     /// The key that cosigns other custodians' checkpoints; custodian only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub witness_key: Option<PathBuf>,
+    /// When key versions follow each other; custodian only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<Rotation>,
+}
+
+/// When a custodian's key versions follow each other. What its leader has written counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rotation {
+    /// A sealing version is followed by the next after so many hours.
+    pub sealing_h: u64,
+    /// A wrapping version is followed by the next after so many days.
+    pub wrapping_days: u64,
+    /// Most shares that are wrapped anew in a second.
+    pub rewraps_s_max: usize,
+}
+
+impl Default for Rotation {
+    fn default() -> Self {
+        Self {
+            sealing_h: 24,
+            wrapping_days: 30,
+            rewraps_s_max: KEYS_PER_REQUEST_MAX,
+        }
+    }
 }
 
 /// Whom this node believes, and for what.

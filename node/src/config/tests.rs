@@ -65,6 +65,8 @@ fn every_problem_is_listed_at_once_with_its_key() {
             .replace("id = 2", "id = 3")
             .replace("election_ms_min = 1000", "election_ms_min = 400")
             .replace("cert_warn_days = 14", "cert_warn_days = 0")
+            .replace("rewraps_s_max = 256", "rewraps_s_max = 257")
+            .replace("sealing_h = 24", "sealing_h = 0")
             .replace("log_key = \"log.key\"", ""),
     );
     for key in [
@@ -73,6 +75,8 @@ fn every_problem_is_listed_at_once_with_its_key() {
         "nodes: an id appears twice",
         "raft.election_ms_min:",
         "limits.cert_warn_days:",
+        "keys.rotation.rewraps_s_max: 257; choose 1 to 256",
+        "keys.rotation.sealing_h:",
         "keys.log_key",
     ] {
         assert!(e.contains(key), "{key} in {e}");
@@ -91,6 +95,7 @@ fn roles_have_their_own_keys() {
         "tls.client_cert",
         "trust.policy",
         "listen.registry",
+        "keys.rotation",
     ] {
         assert!(e.contains(key), "{key} in {e}");
     }

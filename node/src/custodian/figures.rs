@@ -17,6 +17,8 @@ const LOG_SIZE: &str = "quorate_custodian_log_entries";
 const FREEZES: &str = "quorate_custodian_freezes";
 const LIVE: &str = "quorate_custodian_shares";
 const SEALING_EXPIRES: &str = "quorate_custodian_sealing_key_expires_seconds";
+const REWRAPPED: &str = "quorate_custodian_rewrapped_total";
+const REWRAP_LEFT: &str = "quorate_custodian_shares_under_old_versions";
 const UNLOCKED: &str = "quorate_custodian_unlocked";
 const CLOCK_OFF: &str = "quorate_custodian_clock_off_seconds";
 
@@ -43,6 +45,8 @@ pub(super) fn describe() {
         UNLOCKED,
         "1 when the node's keys are loaded, 0 when it is locked"
     );
+    describe_counter!(REWRAPPED, "Shares wrapped anew after a rotation");
+    describe_gauge!(REWRAP_LEFT, "Shares still under former wrapping versions");
     describe_gauge!(CLOCK_OFF, "This clock's distance from its peers' median");
 }
 
@@ -115,6 +119,10 @@ impl Figures {
         }
     }
 
+    pub(super) fn rewrapped(&self, shares: u32) {
+        of!(counter, self, REWRAPPED).increment(shares.into());
+    }
+
     pub(super) fn unlocked(&self, open: bool) {
         of!(gauge, self, UNLOCKED).set(if open { 1.0 } else { 0.0 });
     }
@@ -124,6 +132,7 @@ impl Figures {
         of!(gauge, self, FREEZES).set(view.freezes as f64);
         let held: u64 = view.live.iter().map(|(_, n)| n).sum();
         of!(gauge, self, LIVE).set(held as f64);
+        of!(gauge, self, REWRAP_LEFT).set(view.under_former_versions() as f64);
         of!(gauge, self, SEALING_EXPIRES).set(view.sealing_expires_ms.unwrap_or(0) as f64 / 1e3);
     }
 }

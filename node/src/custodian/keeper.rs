@@ -3,7 +3,8 @@
 //! On every node: fetch live key versions it lacks, say which it holds,
 //! destroy those that are dropped or expired. On the leader besides: keep the
 //! replicated voters equal to raft's, draw and spread new versions and put them
-//! into use, drop old ones, sweep expired shares, approve configured policies.
+//! into use, have shares wrapped anew, drop old versions, sweep expired shares, approve
+//! configured policies.
 //!
 //! A new leader answers homes only after one round found every live version
 //! here; without them it asks the others, and gives leadership away when that
@@ -13,6 +14,7 @@ use super::consensus::{Lead, view};
 use super::internal::{Ask, KeyBytes, Told, ask};
 use super::ring::fingerprint_of;
 use super::{Custodian, vault};
+use fail::fail_point;
 use quorate_engine::authz::identity::AuthorityKeys;
 use quorate_engine::custody::protocol::SealingKeyStatement;
 use quorate_engine::custody::{
@@ -38,7 +40,7 @@ const SWEEPS_MAX: usize = 64;
 /// A private sealing key outlives its expiry by this, for requests on their way.
 const SEALING_GRACE_MS: u64 = 60_000;
 
-const KINDS: [KeyKind; 2] = [KeyKind::Wrapping, KeyKind::Sealing];
+pub(super) const KINDS: [KeyKind; 2] = [KeyKind::Wrapping, KeyKind::Sealing];
 
 type Rows = Vec<(u32, VersionRow)>;
 
@@ -176,6 +178,7 @@ impl Custodian {
                     || ring.fingerprint(kind, version) != Some(row.fingerprint)
                     || expired(row, now, SEALING_GRACE_MS);
                 if dead {
+                    fail_point!("custodian-key-before-destroy");
                     let destroyed = self.destroy_key(kind, version).await;
                     destroyed.map_err(|e| e.to_string())?;
                     tracing::info!(version, "{} key destroyed", kind.as_str());
@@ -279,12 +282,37 @@ impl Custodian {
             self.done(Command::Voters(Voters { voters })).await?;
         }
         let seen = self.see()?;
-        if seen.in_use(KeyKind::Wrapping).is_none() {
-            self.roll(KeyKind::Wrapping, &seen).await?;
+        // A rotation that lacks nodes must not keep shares from being destroyed at their time.
+        let duties = [
+            self.rotate_due(&seen).await,
+            self.drop_expired(&seen).await,
+            self.approve_configured(&seen).await,
+            self.register_trusted().await,
+            if seen.due { self.sweep().await } else { Ok(()) },
+            self.rewrap_some(&seen.overview).await,
+            self.drop_unused(&seen.overview, [&seen.wrapping, &seen.sealing])
+                .await,
+        ];
+        let failed: Vec<String> = duties.into_iter().filter_map(Result::err).collect();
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            Err(failed.join("; "))
         }
-        if self.sealing_is_due(&seen) {
-            self.roll(KeyKind::Sealing, &seen).await?;
+    }
+
+    async fn rotate_due(&self, seen: &Seen) -> Result<(), String> {
+        let sealing = match self.sealing_is_due(seen) {
+            true => self.roll(KeyKind::Sealing, seen).await.map(drop),
+            false => Ok(()),
+        };
+        if self.wrapping_is_due(seen) {
+            self.roll(KeyKind::Wrapping, seen).await?;
         }
+        sealing
+    }
+
+    async fn drop_expired(&self, seen: &Seen) -> Result<(), String> {
         let now = self.now();
         for (version, row) in &seen.sealing {
             if row.state == VersionState::InUse && expired(row, now, SEALING_GRACE_MS) {
@@ -293,12 +321,15 @@ impl Custodian {
                     .await?;
             }
         }
-        self.approve_configured(&seen).await?;
-        self.register_trusted().await?;
-        if seen.due {
-            self.sweep().await?;
-        }
         Ok(())
+    }
+
+    fn wrapping_is_due(&self, seen: &Seen) -> bool {
+        let current = seen
+            .in_use(KeyKind::Wrapping)
+            .and_then(|v| seen.row(KeyKind::Wrapping, v));
+        let rotate = ms(self.0.options.wrapping_rotate);
+        current.is_none_or(|row| row.since_ms.saturating_add(rotate) <= self.now())
     }
 
     fn sealing_is_due(&self, seen: &Seen) -> bool {
@@ -311,7 +342,7 @@ impl Custodian {
     }
 
     /// Submits a command that must not be refused.
-    async fn done(&self, command: Command) -> Result<Effect, String> {
+    pub(super) async fn done(&self, command: Command) -> Result<Effect, String> {
         let kind = command.kind();
         let effect = self.submit(command).await.map_err(|e| e.to_string())?;
         match effect.into_value().effect {
@@ -336,15 +367,20 @@ impl Custodian {
                 && current.is_none_or(|c| c < *v)
                 && ring.fingerprint(kind, *v) == Some(r.fingerprint)
         });
-        let (version, attested) = match pending {
-            Some((version, row)) => (*version, row.attested.clone()),
-            None => {
+        // Drawn here, or by a leader that did not get as far as attesting it.
+        let mut held = ring.versions(kind).into_iter().rev();
+        let drawn = held.find(|v| current.is_none_or(|c| c < *v) && seen.row(kind, *v).is_none());
+        let (version, attested) = match (pending, drawn) {
+            (Some((version, row)), _) => (*version, row.attested.clone()),
+            (None, Some(version)) => (version, BTreeSet::new()),
+            (None, None) => {
                 let known = seen.rows(kind).iter().map(|(v, _)| *v);
                 let highest = known.chain(ring.versions(kind)).max().unwrap_or(0);
                 let version = highest + 1;
                 let key = vault::draw().map_err(|e| e.to_string())?;
                 let kept = self.keep_key(kind, version, key).await;
                 kept.map_err(|e| e.to_string())?;
+                fail_point!("custodian-key-drawn");
                 (version, BTreeSet::new())
             }
         };
@@ -358,20 +394,32 @@ impl Custodian {
         let sends = others
             .into_iter()
             .map(|n| self.send_key(n, kind, version, fingerprint));
-        let mut have: Vec<NodeId> = futures::future::join_all(sends)
+        let mut have: BTreeSet<NodeId> = futures::future::join_all(sends)
             .await
             .into_iter()
             .flatten()
             .collect();
+        fail_point!("custodian-key-handed-over");
         if !attested.contains(&own) {
-            have.push(own);
+            have.insert(own);
         }
+        let voters = &seen.overview.voters;
+        let held = attested.union(&have).filter(|n| voters.contains(n)).count();
         let attests = have
             .into_iter()
             .map(|n| self.done(attest(kind, version, fingerprint, n)));
         for done in futures::future::join_all(attests).await {
             done?;
         }
+        // `apply` would refuse it, too; a refusal in every round would fill the log.
+        if held * 2 <= voters.len() {
+            return Err(format!(
+                "{} version {version} is held by {held} of {} voters, a majority is needed",
+                kind.as_str(),
+                voters.len()
+            ));
+        }
+        fail_point!("custodian-key-attested");
         let statement = self.statement(kind, version)?;
         self.done(Command::UseVersion(UseVersion {
             kind,

@@ -18,10 +18,11 @@ use quorate_engine::api::keys::{
     CollectRequest, ConfirmRequest, GatheringView, KeysDone, KeysStep, KeysView, NamedRequest,
     OpenRequest, Purpose, RekeyRequest, RekeyView, SecretText, SlotView,
 };
+use quorate_engine::api::operator::REASON_CHARS_MAX;
 use quorate_engine::custody::keys::{
     CeremonyError, Gathered, Gathering, HeldShare, HolderTree, Provider, Rekey, SlotPublic,
 };
-use quorate_engine::custody::{Command, KeyEvent, KeyEventKind, Operator};
+use quorate_engine::custody::{Command, KeyEvent, KeyEventKind, KeyKind, Operator};
 use quorate_engine::types::{CustodianId, Secret};
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -31,6 +32,8 @@ use zeroize::Zeroize;
 
 /// Most events that wait for a leader to record them.
 const EVENTS_MAX: usize = 64;
+/// A rotation that is asked for so soon after the last is taken for its repetition.
+const ROTATED_AGAIN_MS_MIN: u64 = 20_000;
 /// Longest wait for requests that are still using keys being dropped.
 const DROP_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Longest wait for another node's word.
@@ -215,6 +218,18 @@ impl Custodian {
             }
             KeysStep::Confirm(r) => self.confirm(by, &r).await?,
             KeysStep::Cancel(r) => self.cancel(by, &r)?,
+            KeysStep::Rotate(r) => {
+                let kind = match r.kind.as_str() {
+                    "wrapping" => KeyKind::Wrapping,
+                    "sealing" => KeyKind::Sealing,
+                    _ => return Err(refused("kind is `wrapping` or `sealing`")),
+                };
+                if !(1..=REASON_CHARS_MAX).contains(&r.reason.chars().count()) {
+                    let chars = format!("reason must be 1 to {REASON_CHARS_MAX} characters");
+                    return Err(refused(chars));
+                }
+                self.rotate_for(by, kind, &r.reason).await?
+            }
             KeysStep::Remove(r) => {
                 let slot = r.name.clone();
                 self.with_vault(move |v| v.remove_slot(&slot))
@@ -231,6 +246,23 @@ impl Custodian {
             view: self.keys_view(),
             share,
         })
+    }
+
+    /// The next version of a key, unless the one in use is so new that this must be a repetition.
+    async fn rotate_for(&self, by: Operator, kind: KeyKind, reason: &str) -> Step<String> {
+        let name = kind.as_str();
+        if let Some((version, age_ms)) = self.version_age(kind).map_err(refused)?
+            && age_ms < ROTATED_AGAIN_MS_MIN
+        {
+            let s = age_ms / 1_000;
+            return Ok(format!(
+                "{name} version {version} came into use {s} s ago; nothing to do"
+            ));
+        }
+        let version = self.rotate_key(kind).await?;
+        let said = format!("{name} version {version} is in use: {reason}");
+        self.event(Some(by), KeyEventKind::Rotation, said);
+        Ok(format!("{name} version {version} is in use"))
     }
 
     async fn open_slot(&self, by: Operator, r: OpenRequest) -> Step<String> {

@@ -34,6 +34,7 @@ mod operator;
 mod pool;
 mod provider;
 mod restart;
+mod rewrap;
 mod ring;
 mod service;
 mod token;
@@ -104,6 +105,13 @@ pub struct CustodianOptions {
     pub sealing_life: Duration,
     /// A sealing version is followed by the next after this.
     pub sealing_rotate: Duration,
+    /// A wrapping version is followed by the next after this.
+    pub wrapping_rotate: Duration,
+    /// Most shares wrapped anew in one tick, 1 to 256.
+    pub rewraps_per_tick: usize,
+    /// A former wrapping version is dropped so long after nothing lives under it: what was
+    /// released under it is on its way for moments only.
+    pub drop_after: Duration,
     /// How often key versions, clocks and expiries are looked after.
     pub tick: Duration,
     /// A restarted node gets its keys from a peer only so long after it last proved that it had them.
@@ -117,6 +125,9 @@ impl Default for CustodianOptions {
         Self {
             sealing_life: Duration::from_secs(6 * 24 * 60 * 60),
             sealing_rotate: Duration::from_secs(24 * 60 * 60),
+            wrapping_rotate: Duration::from_secs(30 * 24 * 60 * 60),
+            rewraps_per_tick: 256,
+            drop_after: Duration::from_secs(10),
             tick: Duration::from_secs(1),
             handover_max: Duration::from_millis(HANDOVER_MS_MIN),
             policies: Vec::new(),
@@ -151,6 +162,7 @@ struct Inner {
     provider: Option<Arc<dyn OwnProvider>>,
     ceremonies: Mutex<locking::Ceremonies>,
     restart: Mutex<restart::Restart>,
+    rewrapping: Mutex<rewrap::Progress>,
     /// The term in which this node, as leader, was seen to hold every live key version; 0: none.
     ready_term: AtomicU64,
     gate: departure::Gate,
@@ -219,6 +231,7 @@ impl Custodian {
             provider: parts.provider,
             ceremonies: Mutex::default(),
             restart: Mutex::new(restart::Restart::new(open)),
+            rewrapping: Mutex::default(),
             ready_term: AtomicU64::new(0),
             gate: departure::Gate::new(),
             batcher,

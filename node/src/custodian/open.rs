@@ -20,6 +20,7 @@ use quorate_engine::types::{CustodianId, HomeId, NodeId};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// A custodian's one raft group.
@@ -117,8 +118,14 @@ impl Custodian {
                 }
             })
         };
+        let rotation = config.keys.rotation.unwrap_or_default();
+        let hours = |h: u64| Duration::from_secs(h * 60 * 60);
         let options = CustodianOptions {
             policies: policies(config, &trust)?,
+            sealing_rotate: hours(rotation.sealing_h),
+            wrapping_rotate: hours(24 * rotation.wrapping_days),
+            // A tick is a second.
+            rewraps_per_tick: rotation.rewraps_s_max,
             ..CustodianOptions::default()
         };
         let neighbours = TrustedNeighbours(client.clone());

@@ -303,6 +303,19 @@ impl Custodian {
             .map_err(OperatorProblem::Refused)
     }
 
+    /// The version of `kind` in use, and for how many milliseconds it has been.
+    pub(super) fn version_age(&self, kind: KeyKind) -> Result<Option<(u32, u64)>, String> {
+        let row = view(&*self.0.consensus, |kv| {
+            let version = custody::version_in_use(kv, kind)?;
+            let row = version
+                .map(|v| custody::key_version(kv, kind, v))
+                .transpose()?;
+            Ok(version.zip(row.flatten()))
+        });
+        let row = row.map_err(|e| e.to_string())?;
+        Ok(row.map(|(v, row)| (v, self.now().saturating_sub(row.since_ms))))
+    }
+
     /// This custodian as this node sees it.
     ///
     /// # Errors
@@ -329,6 +342,7 @@ impl Custodian {
             ));
         }
         warnings.extend(self.key_warnings());
+        warnings.extend(self.rewrap_warnings(&overview));
         match overview.sealing_expires_ms {
             None => warnings.push("no sealing key in use: homes cannot deal to it".into()),
             Some(at) if at <= self.now() => {

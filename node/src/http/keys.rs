@@ -21,6 +21,10 @@ pub(super) fn routes() -> Router<Plane> {
             post(|s, by, h, b| step(s, by, h, b, KeysStep::Open)),
         )
         .route(
+            "/v1/keys/rotate",
+            post(|s, by, h, b| step(s, by, h, b, KeysStep::Rotate)),
+        )
+        .route(
             "/v1/keys/lock",
             post(|s, by, h, b| step(s, by, h, b, KeysStep::Lock)),
         )

@@ -568,6 +568,7 @@ impl Entity {
                 pkcs11,
                 log_key: custodian_file("log.key"),
                 witness_key: custodian_file("witness.key"),
+                rotation: None,
             },
             trust: Trust {
                 own: "descriptor.json".into(),

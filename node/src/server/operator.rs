@@ -1,7 +1,7 @@
 //! The operator plane's requests on one node.
 
 use super::{Core, Role, execute, officers};
-use crate::custodian::{Custodian, Recorded};
+use crate::custodian::{Custodian, CustodianStatus, Recorded};
 use crate::http::operator::{Operator, OperatorApi, OperatorError, OperatorResult};
 use crate::raft::group::GroupStatus as Raft;
 use crate::raft::membership::MembershipError;
@@ -11,7 +11,7 @@ use quorate_engine::api::keys::{KeysDone, KeysStep, KeysView};
 use quorate_engine::api::officers::{OfficersView, OrderDetail, OrdersView, ProposalView};
 use quorate_engine::api::operator::{
     AddNode, ClusterView, FreezeStatus, GroupStatus, Member, OperatorDone, OperatorStatus,
-    RemoveNode, TransferLeader,
+    RemoveNode, TransferLeader, VersionsStatus,
 };
 use quorate_engine::authz::RELEASE_AUTHORITY;
 use quorate_engine::authz::envelope::Envelope;
@@ -128,14 +128,30 @@ fn by(operator: &Operator) -> custody::Operator {
     }
 }
 
+fn versions(status: &CustodianStatus) -> VersionsStatus {
+    let o = &status.overview;
+    VersionsStatus {
+        wrapping: o.wrapping,
+        wrapping_here: status.wrapping_loaded.clone(),
+        sealing: o.sealing,
+        sealing_expires_ms: o.sealing_expires_ms,
+        sealing_here: status.sealing_loaded.clone(),
+        shares: o.live.iter().map(|(_, n)| n).sum(),
+        shares_left: o.under_former_versions(),
+        lacking: o.wrapping_lacking.iter().copied().collect(),
+    }
+}
+
 impl OperatorApi for Operations {
     fn status(&self) -> BoxFuture<'_, OperatorStatus> {
         Box::pin(async move {
             let config = &self.0.config;
-            let freezes = match &self.0.role {
-                Role::Custodian(c) => c.status().map(|s| s.freezes).unwrap_or_default(),
-                Role::Home(_) => Vec::new(),
+            let custodian = match &self.0.role {
+                Role::Custodian(c) => c.status().ok(),
+                Role::Home(_) => None,
             };
+            let versions = custodian.as_ref().map(versions);
+            let freezes = custodian.map(|s| s.freezes).unwrap_or_default();
             let freeze = |(scope, row): &(FreezeScope, custody::FreezeRow)| FreezeStatus {
                 scope: scope_text(scope),
                 position: row.entry,
@@ -154,6 +170,7 @@ impl OperatorApi for Operations {
                 },
                 groups: self.0.cluster.status().groups.iter().map(group).collect(),
                 freezes: freezes.iter().map(freeze).collect(),
+                versions,
                 certificate_expires_ms: ends.and_then(|d| u64::try_from(d.as_millis()).ok()),
                 warnings: self.warnings(),
             }

@@ -92,7 +92,8 @@ async fn open_one(client: &Client) -> String {
     chat
 }
 
-fn died_there(world: &mut World, victim: &NodeName, point: &str) -> bool {
+/// Whether a node has ended at the failpoint it was armed with.
+pub fn died_there(world: &mut World, victim: &NodeName, point: &str) -> bool {
     let process = world.d.running.get_mut(victim).unwrap();
     if process.running() {
         return false;

@@ -15,7 +15,7 @@ const WAIT: Duration = Duration::from_secs(40);
 const PROVED: Duration = Duration::from_secs(25);
 
 /// Runs `quorate` with a passphrase on its standard input.
-fn with_passphrase(world: &World, args: &[&str], passphrase: &str) -> Ran {
+pub fn with_passphrase(world: &World, args: &[&str], passphrase: &str) -> Ran {
     let mut child = Command::new(binary("quorate").unwrap())
         .arg("--deployment")
         .arg(world.dir())
@@ -47,7 +47,7 @@ fn restart_home(world: &mut World) {
     restart(world, &node(HOME, 1));
 }
 
-fn set_provider(world: &World, name: &NodeName, provider: &str) {
+pub fn set_provider(world: &World, name: &NodeName, provider: &str) {
     let path = world.d.node(name).config.clone();
     let text = std::fs::read_to_string(&path).unwrap();
     let set = text.replace(

@@ -20,5 +20,6 @@ mod operations;
 mod orders;
 mod people;
 mod planes;
+mod rotation;
 mod shred;
 mod world;

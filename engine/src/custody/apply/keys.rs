@@ -12,7 +12,7 @@ use super::super::{HANDOVER_MS_MIN, VOTERS_MAX, view};
 use super::{Draft, Run};
 use crate::audit::HexBytes;
 use crate::types::kv::KvError;
-use crate::types::{WallMs, codec};
+use crate::types::{NodeId, WallMs, codec};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 
@@ -194,7 +194,7 @@ impl Run<'_> {
                 } else if current == Some(c.version) {
                     Some("it is the version in use; put its successor into use first".into())
                 } else {
-                    None
+                    self.lacking_successor(current)?
                 }
             }
             KeyKind::Sealing => row
@@ -203,6 +203,18 @@ impl Run<'_> {
                 .filter(|s| s.expires_ms > draft.time_ms())
                 .map(|_| "homes may seal to it until it expires".into()),
         })
+    }
+
+    /// The old key may go only when no voter would be left without the new one.
+    fn lacking_successor(&self, current: Option<u32>) -> Result<Option<String>, KvError> {
+        let lacking = view::lacking(self.kv, KeyKind::Wrapping, current)?;
+        let names: Vec<_> = lacking.iter().map(NodeId::to_string).collect();
+        Ok((!names.is_empty()).then(|| {
+            format!(
+                "voters {} have not attested its successor yet",
+                names.join(", ")
+            )
+        }))
     }
 
     pub(super) fn voters(&mut self, draft: &mut Draft<'_>, c: &Voters) -> Result<Effect, KvError> {

@@ -249,6 +249,7 @@ impl Run<'_> {
             Command::KeyEvent(c) => self.key_event(draft, c),
             Command::Officers(c) => self.officers(draft, c),
             Command::OrderRelease(c) => self.order_release(draft, c),
+            Command::Rewrap(c) => self.rewrap(draft, c),
         }
     }
 

@@ -1,6 +1,6 @@
-//! `StoreShares`: write-once per key id.
+//! `StoreShares`: write-once per key id. `Rewrap`: the same share under the next version.
 
-use super::super::command::{StoreItem, StoreShares};
+use super::super::command::{Rewrap, StoreItem, StoreShares};
 use super::super::protocol::StoreOutcome;
 use super::super::reply::Effect;
 use super::super::rows::{self, ShareRow, Tombstone, VersionRow, VersionState};
@@ -12,6 +12,34 @@ use crate::types::{HomeId, PolicyId};
 use std::collections::BTreeMap;
 
 impl Run<'_> {
+    /// Replaces wrapped shares that still stand under the version the leader saw them under:
+    /// what a key id holds never changes, so that is the row it saw. Destroyed ones stay destroyed.
+    pub(super) fn rewrap(&mut self, draft: &mut Draft<'_>, c: &Rewrap) -> Result<Effect, KvError> {
+        draft.entry.key_kind = Some(KeyKind::Wrapping.as_str().to_owned());
+        draft.entry.version = Some(c.to);
+        if view::version_in_use(self.kv, KeyKind::Wrapping)? != Some(c.to) {
+            return Ok(draft.refuse("the wrapping version is not the one in use"));
+        }
+        let mut done = 0;
+        for item in &c.items {
+            let key = rows::share_key(&item.key_id);
+            let Some(mut row) = rows::get::<ShareRow, _>(self.kv, &key)? else {
+                continue;
+            };
+            if row.version != item.from || item.from == c.to {
+                continue;
+            }
+            row.version = c.to;
+            row.wrapped = item.wrapped.clone();
+            rows::put(self.kv, &key, &row)?;
+            *self.live.entry(item.from).or_default() -= 1;
+            *self.live.entry(c.to).or_default() += 1;
+            done += 1;
+        }
+        draft.entry.rewrapped = Some(done);
+        Ok(Effect::Rewrapped(done))
+    }
+
     pub(super) fn store(
         &mut self,
         draft: &mut Draft<'_>,

@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug)]
 enum Op {
-    Store(Vec<(u8, u8, u8, Option<u64>)>),
+    /// Under the version in use, or so many before it.
+    Store(u32, Vec<(u8, u8, u8, Option<u64>)>),
     Release(u8, u8, Vec<(u8, u8)>),
     Abandon(Vec<(u8, u8)>),
     Shred(Vec<(u8, u8)>),
@@ -18,6 +19,14 @@ enum Op {
     Thaw(Option<u8>),
     Expire,
     Clock(i64),
+    /// A node attests the wrapping version in use, or the next.
+    Attest(bool, u64),
+    /// The next wrapping version comes into use.
+    Use,
+    /// To the version in use, from so many before it.
+    Rewrap(u32, Vec<u8>),
+    /// The wrapping version so many before the one in use.
+    Drop(u32),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -25,9 +34,10 @@ fn op() -> impl Strategy<Value = Op> {
     let pairs = || prop::collection::vec(pair(), 1..4);
     let expiry = prop::option::weighted(0.3, 1u64..4);
     let item = (0u8..3, 0u8..8, 0u8..2, expiry).prop_map(|(c, k, s, e)| (c, k, s, e));
+    let before = || prop_oneof![3 => Just(0u32), 1 => 1u32..3];
     let scope = || prop::option::weighted(0.7, 0u8..3);
     prop_oneof![
-        5 => prop::collection::vec(item, 1..4).prop_map(Op::Store),
+        5 => (before(), prop::collection::vec(item, 1..4)).prop_map(|(v, i)| Op::Store(v, i)),
         5 => (0u8..4, 0u8..2, pairs()).prop_map(|(r, l, k)| Op::Release(r, l, k)),
         2 => pairs().prop_map(Op::Abandon),
         1 => pairs().prop_map(Op::Shred),
@@ -35,6 +45,10 @@ fn op() -> impl Strategy<Value = Op> {
         1 => scope().prop_map(Op::Thaw),
         1 => Just(Op::Expire),
         3 => (-1i64..=2).prop_map(|n| Op::Clock(n * 45 * 60 * 1000)),
+        4 => (any::<bool>(), 1u64..=3).prop_map(|(next, n)| Op::Attest(next, n)),
+        2 => Just(Op::Use),
+        4 => (1u32..3, prop::collection::vec(0u8..8, 1..8)).prop_map(|(v, k)| Op::Rewrap(v, k)),
+        2 => (0u32..3).prop_map(Op::Drop),
     ]
 }
 
@@ -45,19 +59,56 @@ struct Share {
     expires: Option<u64>,
     stored: u64,
     released: bool,
+    version: u32,
+    wrapped: u8,
 }
 
 /// A request: its lease key, when it came first, its keys.
 type Asked = (u8, u64, Vec<(u8, u8)>);
 
 /// What a custodian holds, as simply as it can be said.
-#[derive(Default)]
 struct Model {
     now: u64,
     shares: BTreeMap<u8, Share>,
     stones: BTreeSet<u8>,
     frozen: BTreeSet<Option<u8>>,
     requests: BTreeMap<u8, Asked>,
+    /// The wrapping version in use.
+    version: u32,
+    /// Who attested which version.
+    attested: BTreeMap<u32, BTreeSet<u64>>,
+    dropped: BTreeSet<u32>,
+}
+
+/// As [`Bench::ready`] leaves it.
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            now: T0,
+            shares: BTreeMap::new(),
+            stones: BTreeSet::new(),
+            frozen: BTreeSet::new(),
+            requests: BTreeMap::new(),
+            version: 1,
+            attested: BTreeMap::from([(1, BTreeSet::from([1, 2]))]),
+            dropped: BTreeSet::new(),
+        }
+    }
+}
+
+/// What nodes attest for a version.
+fn drawn(version: u32) -> [u8; 32] {
+    [10 - version.min(9) as u8; 32]
+}
+
+/// What a share looks like after it was wrapped anew.
+fn anew(version: u32, k: u8) -> u8 {
+    0x80 | ((version as u8) << 3) | k
+}
+
+/// So many versions before `current`; the first when there are not so many.
+fn back(current: u32, by: u32) -> u32 {
+    current.saturating_sub(by).max(1)
 }
 
 fn at(slot: Option<u64>) -> Option<u64> {
@@ -65,7 +116,11 @@ fn at(slot: Option<u64>) -> Option<u64> {
 }
 
 impl Model {
-    fn store(&mut self, &(chat, k, secret, slot): &(u8, u8, u8, Option<u64>)) -> StoreOutcome {
+    fn store(
+        &mut self,
+        version: u32,
+        &(chat, k, secret, slot): &(u8, u8, u8, Option<u64>),
+    ) -> StoreOutcome {
         let expires = at(slot);
         if self.stones.contains(&k) {
             return StoreOutcome::Tombstoned;
@@ -86,6 +141,8 @@ impl Model {
             expires,
             stored: self.now,
             released: false,
+            version,
+            wrapped: secret,
         };
         self.shares.insert(k, share);
         StoreOutcome::Stored
@@ -139,6 +196,31 @@ impl Model {
         outcome
     }
 
+    fn rewrap(&mut self, from: u32, keys: &[u8]) -> u32 {
+        let to = self.version;
+        let mut moved = 0;
+        for k in keys {
+            if let Some(s) = self.shares.get_mut(k)
+                && s.version == from
+                && from != to
+            {
+                (s.version, s.wrapped) = (to, anew(to, *k));
+                moved += 1;
+            }
+        }
+        moved
+    }
+
+    fn under(&self, version: u32) -> u64 {
+        let of = self.shares.values().filter(|s| s.version == version);
+        of.count() as u64
+    }
+
+    fn may_drop(&self, version: u32) -> bool {
+        let all = BTreeSet::from([1, 2, 3]);
+        version != self.version && self.under(version) == 0 && self.attested[&self.version] == all
+    }
+
     fn expire(&mut self) -> u32 {
         let now = self.now;
         let due = |s: &Share| s.expires.is_some_and(|e| e <= now);
@@ -163,14 +245,16 @@ fn scope(chat_no: Option<u8>) -> FreezeScope {
     chat_no.map_or(FreezeScope::All, |c| FreezeScope::Chat(chat(c)))
 }
 
-fn command(op: &Op) -> Option<Command> {
+/// With `current` the wrapping version in use.
+fn command(op: &Op, current: u32) -> Option<Command> {
+    let wrapping = KeyKind::Wrapping;
     Some(match op {
-        Op::Store(items) => {
+        Op::Store(before, items) => {
             let item = |&(c, k, s, e): &(u8, u8, u8, Option<u64>)| StoreItem {
                 expires_ms: at(e),
                 ..item(c, k, s)
             };
-            store(1, items.iter().map(item).collect())
+            store(back(current, *before), items.iter().map(item).collect())
         }
         Op::Release(r, lease, keys) => release_as("ae", *r, *lease, refs(keys)),
         Op::Abandon(keys) => abandon(refs(keys)),
@@ -178,13 +262,30 @@ fn command(op: &Op) -> Option<Command> {
         Op::Freeze(c) => freeze(scope(*c)),
         Op::Thaw(c) => thaw(scope(*c)),
         Op::Expire => expire(u64::MAX),
+        Op::Attest(next, node) => {
+            let v = current + u32::from(*next);
+            attest(wrapping, v, drawn(v), *node)
+        }
+        Op::Use => use_version(wrapping, current + 1, drawn(current + 1), None),
+        Op::Rewrap(before, keys) => {
+            let item = |k: &u8| RewrapItem {
+                key_id: key(*k),
+                from: back(current, *before),
+                wrapped: Wrapped(vec![anew(current, *k); 72]),
+            };
+            Command::Rewrap(Rewrap {
+                to: current,
+                items: keys.iter().map(item).collect(),
+            })
+        }
+        Op::Drop(before) => drop_version(wrapping, back(current, *before)),
         Op::Clock(_) => return None,
     })
 }
 
 /// Applies to both, compares the answer and then the whole state.
 fn step(b: &mut Bench, m: &mut Model, op: &Op) -> Result<(), TestCaseError> {
-    let Some(command) = command(op) else {
+    let Some(command) = command(op, m.version) else {
         if let Op::Clock(by) = op {
             b.clock = b.clock.saturating_add_signed(*by);
         }
@@ -193,9 +294,15 @@ fn step(b: &mut Bench, m: &mut Model, op: &Op) -> Result<(), TestCaseError> {
     m.now = m.now.max(b.clock);
     let effect = b.effect(command);
     match op {
-        Op::Store(items) => {
-            let want = items.iter().map(|i| m.store(i)).collect();
-            prop_assert_eq!(effect, Effect::Stored(want));
+        Op::Store(before, items) => {
+            let version = back(m.version, *before);
+            let want = if m.dropped.contains(&version) {
+                let current = Some(m.version);
+                Effect::WrapAgain { current }
+            } else {
+                Effect::Stored(items.iter().map(|i| m.store(version, i)).collect())
+            };
+            prop_assert_eq!(effect, want);
         }
         Op::Release(r, lease, keys) => {
             // A quarter of an hour later it is another grant.
@@ -234,6 +341,32 @@ fn step(b: &mut Bench, m: &mut Model, op: &Op) -> Result<(), TestCaseError> {
             let more = false;
             prop_assert_eq!(effect, Effect::Expired { destroyed, more });
         }
+        Op::Attest(next, node) => {
+            let of = m.attested.entry(m.version + u32::from(*next)).or_default();
+            prop_assert_eq!(effect == Effect::Done, of.insert(*node));
+        }
+        Op::Use => {
+            let next = m.version + 1;
+            let majority = m.attested.get(&next).is_some_and(|a| a.len() >= 2);
+            prop_assert_eq!(effect == Effect::Done, majority);
+            m.version += u32::from(majority);
+        }
+        Op::Rewrap(before, keys) => {
+            let moved = m.rewrap(back(m.version, *before), keys);
+            prop_assert_eq!(effect, Effect::Rewrapped(moved));
+        }
+        Op::Drop(before) => {
+            let version = back(m.version, *before);
+            match effect {
+                Effect::Unchanged => prop_assert!(m.dropped.contains(&version)),
+                Effect::Done => {
+                    prop_assert!(m.may_drop(version));
+                    prop_assert!(m.dropped.insert(version));
+                }
+                Effect::Refused { .. } => prop_assert!(!m.may_drop(version)),
+                other => prop_assert!(false, "{:?}", other),
+            }
+        }
         Op::Clock(_) => {}
     }
     compare(b, m)
@@ -249,13 +382,21 @@ fn compare(b: &Bench, m: &Model) -> Result<(), TestCaseError> {
             Held::Share(row) => {
                 let s = &m.shares[&k];
                 prop_assert_eq!(row.chat, chat(s.chat));
-                prop_assert_eq!(row.wrapped, Wrapped(vec![s.secret; 72]));
+                prop_assert_eq!(row.commitment, [s.secret; 32]);
+                prop_assert_eq!(
+                    (row.version, row.wrapped),
+                    (s.version, Wrapped(vec![s.wrapped; 72]))
+                );
+                prop_assert!(!m.dropped.contains(&s.version), "its key is gone");
                 prop_assert_eq!((row.stored_ms, row.released), (s.stored, s.released));
             }
         }
     }
     let view = overview(&b.kv).unwrap();
-    prop_assert_eq!(view.live, vec![(1, m.shares.len() as u64)]);
+    let kept = m.attested.keys().filter(|v| !m.dropped.contains(v));
+    let live: Vec<_> = kept.map(|v| (*v, m.under(*v))).collect();
+    prop_assert_eq!(view.live, live);
+    prop_assert_eq!(view.wrapping, Some(m.version));
     prop_assert_eq!(view.freezes, m.frozen.len());
     prop_assert_eq!(view.log_time_ms, m.now);
     let timed = m.shares.values().filter(|s| s.expires.is_some()).count();
@@ -270,7 +411,7 @@ proptest! {
     #[test]
     fn the_machine_is_the_model(ops in prop::collection::vec(op(), 1..60)) {
         let mut b = Bench::ready();
-        let mut m = Model { now: T0, ..Model::default() };
+        let mut m = Model::default();
         for op in &ops {
             step(&mut b, &mut m, op)?;
         }
@@ -282,7 +423,7 @@ proptest! {
     fn state_is_a_function_of_the_log(
         ops in prop::collection::vec(op(), 1..30), cut in 1usize..6, seed in any::<u64>(),
     ) {
-        let commands: Vec<Command> = ops.iter().filter_map(command).map(|c| granted(c, T0 + 1)).collect();
+        let commands: Vec<Command> = ops.iter().filter_map(|op| command(op, 1)).map(|c| granted(c, T0 + 1)).collect();
         let mut rng = rand_chacha::ChaCha20Rng::seed_from_u64(seed);
         let whole = Proposal::new(T0 + 1, commands, &mut rng);
         let start = Bench::ready();

@@ -386,25 +386,3 @@ async fn shares_are_swept_at_their_time() {
         [Err(Refusal::Tombstoned), Ok(true)]
     );
 }
-
-#[tokio::test]
-async fn a_wrapping_key_can_be_rotated_while_stores_go_on() {
-    let bench = Bench::new(3).await;
-    let c = bench.node(1);
-    let home = Home::meet(&c).await;
-    stored(&c, home.store(&[1], None)).await;
-    assert_eq!(c.rotate_key(KeyKind::Wrapping).await, Ok(2));
-    stored(&c, home.store(&[2], None)).await;
-    assert_eq!(c.status().unwrap().overview.live, [(1, 1), (2, 1)]);
-    assert_eq!(released(&c, &home, 1, &[1, 2]).await, [Ok(true), Ok(true)]);
-    // Without a majority that keeps it, a version does not come into use.
-    bench.wire.cut.store(true, Ordering::SeqCst);
-    let e = c.rotate_key(KeyKind::Wrapping).await;
-    assert!(
-        matches!(&e, Err(OperatorProblem::Refused(why)) if why.contains("majority")),
-        "{e:?}"
-    );
-    assert_eq!(c.status().unwrap().overview.wrapping, Some(2));
-    bench.wire.cut.store(false, Ordering::SeqCst);
-    assert_eq!(c.rotate_key(KeyKind::Wrapping).await, Ok(3));
-}

@@ -8,6 +8,8 @@ mod grants;
 mod officers;
 mod people;
 mod raft;
+mod restart;
+mod rotation;
 
 use super::*;
 use crate::config::ClusterRole;
@@ -32,6 +34,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 const T0: u64 = 1_700_000_000_000;
 const DAY: u64 = 24 * 60 * 60 * 1000;
+/// Few, so that a test sees a rotation go on.
+const REWRAPS_PER_TICK: usize = 8;
 /// The epoch of every share.
 const EPOCH: EpochNo = 5;
 
@@ -173,6 +177,8 @@ struct Bench {
     wire: Arc<Wire>,
     clocks: BTreeMap<NodeId, Arc<AtomicU64>>,
     stop: CancellationToken,
+    stops: Mutex<BTreeMap<NodeId, CancellationToken>>,
+    handover_max: Duration,
 }
 
 impl Drop for Bench {
@@ -251,6 +257,8 @@ impl Bench {
             wire: Arc::default(),
             clocks: (1..=9).map(|n| (n, Arc::new(AtomicU64::new(T0)))).collect(),
             stop: CancellationToken::new(),
+            stops: Mutex::default(),
+            handover_max: CustodianOptions::default().handover_max,
         }
     }
 
@@ -258,9 +266,30 @@ impl Bench {
         self.dir.path().join(node.to_string())
     }
 
+    /// The end of a node's process: its vault stays.
+    fn kill(&self, node: NodeId) {
+        self.wire.nodes.write().unwrap().remove(&node);
+        if let Some(stop) = self.stops.lock().unwrap().remove(&node) {
+            stop.cancel();
+        }
+    }
+
     fn start(&self, node: NodeId) {
+        self.kill(node);
         let dir = self.vault_dir(node);
         std::fs::create_dir_all(&dir).unwrap();
+        let vault = open_vault_of(&self.place, &dir, node);
+        self.start_with(node, vault);
+    }
+
+    /// Restarted, and nothing opens its vault.
+    fn start_locked(&self, node: NodeId) {
+        self.kill(node);
+        let vault = Vault::load(&self.vault_dir(node), &self.place, node).unwrap();
+        self.start_with(node, vault);
+    }
+
+    fn start_with(&self, node: NodeId, vault: Vault) {
         let clock = self.clocks[&node].clone();
         let parts = Parts {
             place: self.place.clone(),
@@ -270,15 +299,20 @@ impl Bench {
             homes: Arc::new(|| BTreeSet::from([HomeId::new("ae").unwrap()])),
             neighbours: self.around.clone(),
             clock: Arc::new(move || clock.load(Ordering::SeqCst)),
-            vault: open_vault_of(&self.place, &dir, node),
+            vault,
             provider: None,
             options: CustodianOptions {
                 tick: Duration::from_millis(20),
                 policies: vec![policy().canonical()],
+                rewraps_per_tick: REWRAPS_PER_TICK,
+                drop_after: Duration::from_millis(200),
+                handover_max: self.handover_max,
                 ..CustodianOptions::default()
             },
         };
-        let custodian = Custodian::start(parts, self.stop.clone());
+        let stop = self.stop.child_token();
+        self.stops.lock().unwrap().insert(node, stop.clone());
+        let custodian = Custodian::start(parts, stop);
         self.wire.nodes.write().unwrap().insert(node, custodian);
     }
 

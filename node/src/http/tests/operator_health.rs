@@ -56,6 +56,7 @@ impl OperatorApi for FakeNode {
                 unlocked: true,
                 groups: Vec::new(),
                 freezes: Vec::new(),
+                versions: None,
                 certificate_expires_ms: None,
                 warnings: Vec::new(),
             }
