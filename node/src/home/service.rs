@@ -17,8 +17,8 @@ use futures::future::BoxFuture;
 use quorate_engine::api::disclosure::{ExecuteOrder, Part};
 use quorate_engine::api::registry::Statement;
 use quorate_engine::api::{
-    Append, Appended, Chat, ChatList, CreateChat, Edit, Members, Message, Page, StatementAcks,
-    Status, Written,
+    Append, Appended, Chat, ChatList, CreateChat, Deletion, Edit, Members, Message, Page,
+    PostDeletion, StatementAcks, Status, Written,
 };
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::grant::Action;
@@ -306,6 +306,7 @@ impl Service for Home {
                 Ok(Done::Statement(at)) => packed(TAG_OK, &at),
                 Ok(Done::Members(at)) => packed(TAG_OK, &at),
                 Ok(Done::Disclosed(at)) => packed(TAG_OK, &at),
+                Ok(Done::Deletion(at)) => packed(TAG_OK, &at),
                 Err(Fail::NotLeader(leader)) => packed(TAG_NOT_LEADER, &leader),
                 Err(Fail::NotDone(why)) => Ok(worded(TAG_NOT_DONE, &why)),
                 Err(Fail::Unknown(why)) => Ok(worded(TAG_UNKNOWN, &why)),
@@ -422,6 +423,16 @@ impl HomeApi for Home {
     ) -> BoxFuture<'_, HomeResult<StatementAcks>> {
         let op = Op::Statement(caller, chat, statement);
         Box::pin(self.run(op, unpack!(Statement)))
+    }
+
+    fn delete(
+        &self,
+        caller: Caller,
+        chat: ChatId,
+        request: PostDeletion,
+    ) -> BoxFuture<'_, HomeResult<Deletion>> {
+        let op = Op::Delete(caller, chat, request);
+        Box::pin(self.run(op, unpack!(Deletion)))
     }
 
     fn account_statement(

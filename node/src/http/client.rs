@@ -15,9 +15,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use quorate_engine::api::{
-    APPEND_BODY_BYTES_MAX, Append, Appended, CONTENT_BYTES_MAX, Chat, ChatList, CreateChat, Edit,
-    MESSAGES_PER_CALL_MAX, Members, Message, POSITION_HEADER, Page, PostStatement, StatementAcks,
-    Status, Written,
+    APPEND_BODY_BYTES_MAX, Append, Appended, CONTENT_BYTES_MAX, Chat, ChatList, CreateChat,
+    Deletion, Edit, MESSAGES_PER_CALL_MAX, Members, Message, POSITION_HEADER, Page, PostDeletion,
+    PostStatement, StatementAcks, Status, Written,
 };
 use quorate_engine::authz::envelope::PAYLOAD_BYTES_MAX;
 use quorate_engine::authz::grant::GRANT_BYTES_MAX;
@@ -56,6 +56,7 @@ pub fn router_with(home: Arc<dyn HomeApi>, limits: Limits) -> Router {
         .route("/v1/chats/{chat}/messages", get(page).post(append))
         .route("/v1/chats/{chat}/members", get(members))
         .route("/v1/chats/{chat}/statements", post(chat_statement))
+        .route("/v1/chats/{chat}/deletions", post(delete))
         .route("/v1/accounts/{account}/statements", post(account_statement))
         .route("/v1/chats/{chat}/messages/{id}", get(message).put(edit))
         .route("/v1/status", get(status))
@@ -384,6 +385,25 @@ pub(super) async fn chat_statement(
         input::json(&headers, body, STATEMENT_BODY_BYTES_MAX).await?;
     let acks = home.chat_statement(caller, chat, request.statement).await?;
     Ok(at(StatusCode::OK, acks))
+}
+
+/// Keep a signed deletion statement about messages of a chat. Nothing is erased by it. Repeating it is safe.
+#[utoipa::path(post, path = "/v1/chats/{chat}/deletions", request_body = PostDeletion, tag = "messages",
+    params(("chat" = String, Path, description = "Chat id, 64 hex characters"),
+        ("authorization" = String, Header, description = "Bearer and a grant signed by the caller's device")),
+    responses((status = 201, body = Deletion, description = "It is recorded"), WriteProblems))]
+pub(super) async fn delete(
+    State(home): Home,
+    Granted(caller): Granted,
+    Segments(chat): Segments<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Handled<Response> {
+    let chat = input::path("chat", &chat)?;
+    let (request, _): (PostDeletion, _) =
+        input::json(&headers, body, STATEMENT_BODY_BYTES_MAX).await?;
+    let deletion = home.delete(caller, chat, request).await?;
+    Ok(at(StatusCode::CREATED, deletion))
 }
 
 /// Pass a signed statement about an account on to every custodian. Repeating it is safe.

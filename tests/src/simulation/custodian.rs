@@ -376,7 +376,8 @@ impl World {
             CustodianRequest::ChatStatement(_)
             | CustodianRequest::AccountStatement(_)
             | CustodianRequest::Lookup(_)
-            | CustodianRequest::OrderRelease(_) => unreachable!("no leader sends it"),
+            | CustodianRequest::OrderRelease(_)
+            | CustodianRequest::MandateRelease(_) => unreachable!("no leader sends it"),
             CustodianRequest::SealingKey => {
                 let statement = c.statement.clone();
                 self.answer(

@@ -2,6 +2,7 @@
 //! no grant. It talks to the custodians' peer plane as it likes. Each call is
 //! refused with its reason, recorded and counted; the legitimate one next to it succeeds.
 
+mod mandates;
 mod taken;
 
 use super::world::{CUSTODIANS, HOME, World, eventually, node, offline, topology};
@@ -77,6 +78,7 @@ fn attack(world: &World) -> BTreeMap<u64, String> {
     repeated(&h, &ch, &good, chat, (first, second));
     clocks(&h, &ch, &alice, chat, first);
     statements(&h, &ch, (&alice, &mallory), &genesis, first);
+    mandates::attack(&h, &ch, (&alice, &mallory), chat, (first, second));
     stores(&h, &ch, chat, first);
     large_and_forbidden(&h, &ch, &good, chat);
     withheld_revocation(&h);

@@ -7,6 +7,7 @@
 
 mod canaries;
 mod crashes;
+mod deletions;
 mod entities;
 mod failpoints;
 mod faults;

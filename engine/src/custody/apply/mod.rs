@@ -5,6 +5,7 @@ mod decisions;
 mod destroy;
 mod disclose;
 mod keys;
+mod mandate;
 mod officers;
 mod release;
 mod statements;
@@ -249,6 +250,7 @@ impl Run<'_> {
             Command::KeyEvent(c) => self.key_event(draft, c),
             Command::Officers(c) => self.officers(draft, c),
             Command::OrderRelease(c) => self.order_release(draft, c),
+            Command::MandateRelease(c) => self.mandate_release(draft, c),
         }
     }
 
