@@ -61,6 +61,22 @@ pub struct StatementAcks {
     pub unreachable: Vec<String>,
 }
 
+/// `GET /v1/accounts/{account}/statements?from=N`: what custodians hold of the account's chain. The caller
+/// checks the links and counts the heads.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AccountChain {
+    /// Number of the last statement at the custodian with the longest chain; the genesis is 0.
+    pub number: u64,
+    /// Its hash, hex.
+    pub hash: String,
+    /// That custodian's statements from `from` on, in order, as many as fit an answer.
+    pub statements: Vec<registry::Statement>,
+    /// Every custodian's signed word about where its own chain ends.
+    pub acks: Vec<StatementAck>,
+    /// Custodians that did not answer in time.
+    pub unreachable: Vec<String>,
+}
+
 /// One custodian's signed word that its chain ends with the statement.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StatementAck {

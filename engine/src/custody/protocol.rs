@@ -50,6 +50,8 @@ pub enum CustodianRequest {
     OrderRelease(OrderReleaseRequest),
     /// Release shares of these keys under a deletion's mandate.
     MandateRelease(MandateReleaseRequest),
+    /// An account's chain, for one of its devices.
+    AccountChain(ChainRequest),
 }
 
 /// The answer to a [`CustodianRequest`].
@@ -93,6 +95,8 @@ pub enum CustodianReply {
         /// Why, in words for a log.
         reason: String,
     },
+    /// To `AccountChain`; `None`: no such account is known here.
+    AccountChain(Option<ChainTold>),
 }
 
 /// A custodian's statement of the sealing key to use, signed by its log key (the descriptor, signed by the identity key, names it).
@@ -392,6 +396,28 @@ pub struct SignedHead {
     /// Ed25519 by the custodian's log key over [`SignedHead::signed_bytes`], 64 bytes.
     #[serde(with = "serde_bytes")]
     pub signature: Vec<u8>,
+}
+
+/// A question for the statements of an account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainRequest {
+    /// The home that asks.
+    pub home: HomeId,
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// The account.
+    pub account: AccountId,
+    /// The first statement's number.
+    pub from: u64,
+}
+
+/// The answer to a [`ChainRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainTold {
+    /// Where the chain ends here.
+    pub head: SignedHead,
+    /// Statements from the number asked for on, in order, as many as fit a message.
+    pub statements: Vec<Envelope>,
 }
 
 /// Why a custodian does not take a statement.

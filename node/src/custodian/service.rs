@@ -157,6 +157,7 @@ impl Custodian {
             CustodianRequest::Lookup(_) => "lookup",
             CustodianRequest::OrderRelease(_) => "order_release",
             CustodianRequest::MandateRelease(_) => "mandate_release",
+            CustodianRequest::AccountChain(_) => "account_chain",
         };
         let (mut reply, leaving) = match self.0.requests.try_acquire() {
             Err(_) => {
@@ -240,6 +241,10 @@ impl Custodian {
             CustodianRequest::Lookup(r) => {
                 self.authorise(from, &r.home, r.deployment, None)?;
                 self.lookup(&r).await
+            }
+            CustodianRequest::AccountChain(r) => {
+                self.authorise(from, &r.home, r.deployment, None)?;
+                self.account_chain(&r).await
             }
         };
         Ok((reply?, None))

@@ -4,6 +4,7 @@
 //! lost on the way is sent again until the deadline. Only then is the caller
 //! told *unknown*.
 
+use super::admission::Admitted;
 use super::api::{At, Caller, HomeApi, HomeError, HomeResult};
 use super::core::{Core, Fail, HomeConfig, RETRY_MS};
 use super::custodians::Transport;
@@ -17,11 +18,11 @@ use futures::future::BoxFuture;
 use quorate_engine::api::disclosure::{ExecuteOrder, Part};
 use quorate_engine::api::registry::Statement;
 use quorate_engine::api::{
-    Append, Appended, Chat, ChatList, CreateChat, Deletion, Edit, Members, Message, Page,
-    PostDeletion, StatementAcks, Status, Written,
+    AccountChain, Append, Appended, Chat, ChatList, CreateChat, Deletion, Edit, Members, Message,
+    Page, PostDeletion, StatementAcks, Status, Written,
 };
 use quorate_engine::authz::envelope::Envelope;
-use quorate_engine::authz::grant::Action;
+use quorate_engine::authz::grant::{Action, GrantRefusal};
 use quorate_engine::authz::identity::{AccountPayload, account_id};
 use quorate_engine::custody::protocol::ChainId;
 use quorate_engine::types::{AccountId, ChatId, MessageId, NodeId, Outcome, Revision};
@@ -223,6 +224,19 @@ impl Home {
             .transport()
             .call(&target, services::HOME, body, wait)
             .await
+    }
+
+    /// Lets a caller in that wants nothing of a chat.
+    async fn admitted(&self, caller: &Caller) -> Result<Admitted, HomeError> {
+        let admitted = admission::admit(&self.core, caller, Action::Read, None).await;
+        admitted.map_err(|e| match e {
+            Fail::Home(e) => e,
+            other => HomeError::Unavailable {
+                detail: other.to_string(),
+                retry_ms: RETRY_MS,
+                outcome: Outcome::NotDone,
+            },
+        })
     }
 
     /// Every node of this home forgets what it remembers of an account, so that a revocation is
@@ -443,16 +457,7 @@ impl HomeApi for Home {
     ) -> BoxFuture<'_, Result<StatementAcks, HomeError>> {
         Box::pin(async move {
             let core = &self.core;
-            if let Err(e) = admission::admit(core, &caller, Action::Read, None).await {
-                return Err(match e {
-                    Fail::Home(e) => e,
-                    other => HomeError::Unavailable {
-                        detail: other.to_string(),
-                        retry_ms: RETRY_MS,
-                        outcome: Outcome::NotDone,
-                    },
-                });
-            }
+            self.admitted(&caller).await?;
             let statement = Envelope::from(&statement);
             let about = match statement.read("account statement") {
                 Ok(AccountPayload::Genesis(_)) => Ok(account_id(&statement)),
@@ -468,6 +473,26 @@ impl HomeApi for Home {
             let said = statements::tell(core, chain, &statement).await;
             self.forget_everywhere(chain).await;
             Ok(said.shown())
+        })
+    }
+
+    fn account_chain(
+        &self,
+        caller: Caller,
+        account: AccountId,
+        from: u64,
+    ) -> BoxFuture<'_, Result<AccountChain, HomeError>> {
+        Box::pin(async move {
+            let who = self.admitted(&caller).await?;
+            // Others' devices and authorities are nobody else's business.
+            if who.account() != account {
+                let why = GrantRefusal::DeviceUnknown;
+                return Err(HomeError::Denied {
+                    why,
+                    detail: format!("the grant is of another account than {account}"),
+                });
+            }
+            statements::account_chain(&self.core, account, from).await
         })
     }
 

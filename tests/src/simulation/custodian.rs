@@ -377,7 +377,8 @@ impl World {
             | CustodianRequest::AccountStatement(_)
             | CustodianRequest::Lookup(_)
             | CustodianRequest::OrderRelease(_)
-            | CustodianRequest::MandateRelease(_) => unreachable!("no leader sends it"),
+            | CustodianRequest::MandateRelease(_)
+            | CustodianRequest::AccountChain(_) => unreachable!("no leader sends it"),
             CustodianRequest::SealingKey => {
                 let statement = c.statement.clone();
                 self.answer(

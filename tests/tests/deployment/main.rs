@@ -8,6 +8,7 @@
 mod canaries;
 mod crashes;
 mod deletions;
+mod devices;
 mod entities;
 mod failpoints;
 mod faults;

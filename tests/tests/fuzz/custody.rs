@@ -12,8 +12,8 @@ use quorate_engine::authz::identity::{
 };
 use quorate_engine::authz::membership::{ChatGenesis, ChatPayload, chat_id};
 use quorate_engine::authz::officers::{
-    self, Act, Bootstrap, Decision, DocumentHash, Officer, OfficerKey, Statement, ThawScope,
-    Verdict,
+    self, Act, Bootstrap, Decision, DocumentHash, Floor, Officer, OfficerKey, Statement, ThawScope,
+    Verdict, Waits,
 };
 use quorate_engine::authz::orders::{Order, OrderScope, order_id};
 use quorate_engine::crypto::labels::{SIGN_ACCOUNT, SIGN_MEMBERSHIP, SIGN_OFFICER};
@@ -285,6 +285,11 @@ fn said_by_officers(operator: &Operator, key: KeyRef) -> Vec<Vec<Command>> {
         custodian: name("ch"),
         officers: (21..=23).map(officer).collect(),
         quorum: 2,
+        floor: Some(Floor::default()),
+        waits: Some(Waits {
+            cool_off_ms: None,
+            recovery_ms: Some(officers::WAIT_MS_MAX),
+        }),
     });
     let proposal = Statement::Proposal(officers::Proposal {
         custodian: name("ch"),

@@ -3,7 +3,8 @@
 use super::fixture::{Bench, CREATE, GRANT};
 use crate::home::api::HomeError;
 use quorate_engine::api::{
-    Chat, ChatList, Deletion, Members, Message, Page, QuorumProblem, StatementAcks, Status, Written,
+    AccountChain, Chat, ChatList, Deletion, Members, Message, Page, QuorumProblem, StatementAcks,
+    Status, Written,
 };
 use quorate_engine::authz::grant::GrantRefusal;
 use quorate_engine::types::{ChatId, Outcome};
@@ -252,6 +253,7 @@ async fn a_grant_stands_once_behind_bearer() {
         ("GET", format!("/v1/chats/{chat}/members")),
         ("POST", format!("/v1/chats/{chat}/statements")),
         ("POST", format!("/v1/accounts/{chat}/statements")),
+        ("GET", format!("/v1/accounts/{chat}/statements")),
         ("POST", format!("/v1/chats/{chat}/deletions")),
     ];
     let before = bench.home.callers.lock().unwrap().len();
@@ -322,6 +324,11 @@ async fn members_are_paged_and_statements_passed_on() {
     let said = bench.call("POST", &path, body).await;
     let said: StatementAcks = serde_json::from_slice(&said.body).unwrap();
     assert_eq!(said.unreachable, [account]);
+    let told = bench.call("GET", &format!("{path}?from=7"), "").await;
+    let told: AccountChain = serde_json::from_slice(&told.body).unwrap();
+    assert_eq!((told.number, told.hash), (7, "ab".repeat(32)));
+    let wrong = bench.call("GET", &format!("{path}?after=7"), "").await;
+    wrong.problem(400, "query_invalid");
     let path = format!("{base}/statements");
     let wrong = bench.call("POST", &path, r#"{"statement":{}}"#).await;
     wrong.problem(400, "body_invalid");

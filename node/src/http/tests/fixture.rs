@@ -11,7 +11,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use quorate_engine::api::{
-    Append, Appended, Chat, ChatList, CreateChat, Deletion, Edit, LeaseStatus, Member, Members,
+    AccountChain, Append, Appended, Chat, ChatList, CreateChat, Deletion, Edit, LeaseStatus, Member, Members,
     Message, Page, PolicyStatus, PostDeletion, StatementAcks, Status, Written, registry::Statement,
 };
 use quorate_engine::types::{AccountId, ChatId, MessageId, Revision};
@@ -276,6 +276,23 @@ impl HomeApi for FakeHome {
                 acks: Vec::new(),
                 refused: Vec::new(),
                 unreachable: vec![account.to_string()],
+            })
+        });
+        async move { done.await.map(|at| at.value) }.boxed()
+    }
+    fn account_chain(
+        &self,
+        caller: Caller,
+        account: AccountId,
+        from: u64,
+    ) -> BoxFuture<'_, Result<AccountChain, HomeError>> {
+        let done = self.run(caller, move |_, _| {
+            Ok(AccountChain {
+                number: from,
+                hash: account.to_string(),
+                statements: Vec::new(),
+                acks: Vec::new(),
+                unreachable: Vec::new(),
             })
         });
         async move { done.await.map(|at| at.value) }.boxed()
