@@ -67,5 +67,6 @@ fn a_signed_deletion_is_recorded_honoured_by_custodians_and_erases_nothing() {
             }
         });
     }
-    assert_eq!(released, 2);
+    // A third one is asked when one of the two is slow.
+    assert!((2..=3).contains(&released), "{released}");
 }

@@ -365,11 +365,15 @@ fn the_account_pays_for_what_its_mandates_fetch() {
             ..good()
         });
         let mut c = under(&statement, 0, 0, vec![key_ref(1, 1)]);
-        for lease in 0..8u8 {
+        let eight = (0..8u8).map(|lease| {
             c.request.0[..4].copy_from_slice(&n.to_be_bytes());
             c.request.0[4] = lease;
             c.lease_key = [lease; 32];
-            assert_eq!(ask(&mut b, c.clone()), [Ok(1)], "{n}");
+            Command::MandateRelease(c.clone())
+        });
+        let eight = eight.collect();
+        for effect in b.effects(eight) {
+            assert_eq!(results(&effect), [Ok(1)], "{n}");
             left -= 1;
         }
     }
