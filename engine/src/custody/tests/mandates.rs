@@ -395,7 +395,8 @@ fn the_account_pays_for_what_its_mandates_fetch() {
 fn the_log_names_people_by_commitments_and_the_mandate_by_its_hash() {
     let mut b = stored();
     let statement = sign(&good());
-    ask(&mut b, under(&statement, 1, 1, vec![key_ref(1, 1)]));
+    // Another number than the chat's.
+    ask(&mut b, under(&statement, 1, 0x1e, vec![key_ref(1, 1)]));
     let entry = b.last_entry();
     assert_eq!(entry.authority.unwrap().0, statement.hash());
     assert_eq!(entry.reason.as_deref(), Some("deletion"));
