@@ -192,7 +192,8 @@ impl Directory {
                 (false, true) => None,
             }
         };
-        let said = ask(core, account, device, &[], |said| found(said).is_some()).await;
+        let found_enough = |said: &Told| found(said).is_some();
+        let said = ask(core, account, device, &[], LOOKUP_MS_MAX, found_enough).await;
         found(&said).ok_or_else(|| {
             let answered: BTreeSet<CustodianId> = said.keys().cloned().collect();
             let silent = all.difference(&answered).cloned().collect();
