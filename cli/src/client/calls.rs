@@ -6,8 +6,8 @@ use bytes::Bytes;
 use hyper::Method;
 use quorate_engine::api::registry::Statement;
 use quorate_engine::api::{
-    Appended, Chat, ChatList, Content, CreateChat, Edit, Members, Message, NewMessage, Page,
-    PostStatement, StatementAcks, Status, Written,
+    AccountChain, Appended, Chat, ChatList, Content, CreateChat, Deletion, Edit, Members, Message,
+    NewMessage, Page, PostDeletion, PostStatement, StatementAcks, Status, Written,
 };
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::types::{AccountId, ChatId};
@@ -229,6 +229,39 @@ impl Client {
     ) -> Result<StatementAcks, ClientError> {
         self.statement(&format!("/v1/accounts/{account}/statements"), statement)
             .await
+    }
+
+    /// `GET /v1/accounts/{account}/statements`: the caller's own account, as custodians hold it.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn account_chain(
+        &self,
+        account: &AccountId,
+        from: u64,
+    ) -> Result<AccountChain, ClientError> {
+        let path = format!("/v1/accounts/{account}/statements?from={from}");
+        self.json(Call::get(&path, Wants::read(Vec::new()))).await
+    }
+
+    /// `POST /v1/chats/{chat}/deletions`: that it is recorded. Nothing is erased by it.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn delete(
+        &self,
+        chat: &ChatId,
+        statement: &Envelope,
+        check: bool,
+    ) -> Result<Deletion, ClientError> {
+        let body = PostDeletion {
+            statement: Statement::from(statement),
+            check,
+        };
+        let wants = Wants::write(vec![*chat]);
+        let path = format!("/v1/chats/{chat}/deletions");
+        let call = Call::new(Method::POST, &path, Some(wants));
+        self.json(call.with(&body)?).await
     }
 
     async fn statement(

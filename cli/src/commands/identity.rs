@@ -1,11 +1,11 @@
-//! `quorate identity init|show|renew|rotate|enrol|revoke`: an identity authority's keys, on
+//! `quorate identity init|show|renew|rotate|enrol|attest|card|revoke`: an identity authority's keys, on
 //! its own machine. It runs no node; it signs statements about people and brings
 //! them to each custodian's registry plane itself.
 
 use super::Context;
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::people::account::{Request, head_of, statement_key};
-use crate::people::{Known, Registry, now_ms};
+use crate::people::{Card, Known, Registry, now_ms};
 use quorate_engine::api::StatementAcks;
 use quorate_engine::authz::chain::ChainId;
 use quorate_engine::authz::envelope::Envelope;
@@ -40,6 +40,10 @@ enum What {
     Rotate(Rotate),
     /// Sign what a person asks for, and bring it to the custodians
     Enrol(Enrol),
+    /// Sign a recovery that another authority will bring to the custodians
+    Attest(Attest),
+    /// Write where an account stands, for a person who has no device of it any more
+    Card(CardOf),
     /// Take a device of an account out for ever, for a person who lost it
     Revoke(Revoke),
 }
@@ -66,6 +70,33 @@ struct Enrol {
     /// Where to write what goes back to the person [default: over the request]
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Attest {
+    /// The file that `quorate recover begin --card` wrote
+    request: PathBuf,
+    /// The authority's own directory, made by `identity init`
+    #[arg(long, value_name = "DIR")]
+    authority: PathBuf,
+    /// The device's id, as the person told you by another way
+    #[arg(long, value_name = "HEX")]
+    device: DeviceId,
+    /// Where to write what goes on to the other authority [default: over the request]
+    #[arg(long, short, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct CardOf {
+    #[command(flatten)]
+    carrier: Carrier,
+    /// The account
+    #[arg(long)]
+    account: AccountId,
+    /// Where to write it
+    #[arg(long, short, value_name = "FILE")]
+    out: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]
@@ -132,6 +163,8 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
     match &args.what {
         What::Enrol(args) => enrol(args, context).await,
         What::Revoke(args) => revoke(args, context).await,
+        What::Attest(args) => attest(args, context),
+        What::Card(args) => card(args, context).await,
         What::Init(args) => init(args, context),
         What::Show(place) => {
             let authority = open(&place.dir)?;
@@ -206,25 +239,7 @@ impl Carrier {
 async fn enrol(args: &Enrol, context: &Context) -> CommandResult {
     let authority = open(&args.carrier.authority)?;
     let mut request = Request::load(&args.request)?;
-    if request.deployment != authority.descriptor.deployment {
-        return Err(Failure::usage(
-            format!("the request is for deployment {}", request.deployment),
-            "ask the person for a request for this deployment",
-        ));
-    }
-    let (what, device) = match request.payload()? {
-        AccountPayload::Genesis(g) => ("genesis", Some(device_id(&g.device))),
-        AccountPayload::Statement(s) => (s.change.name(), s.change.device()),
-    };
-    if device.is_some_and(|d| d != args.device) {
-        return Err(Failure::new(
-            Exit::Conflict,
-            "device",
-            format!("the request is about another device than {}", args.device),
-            "do not sign it; ask the person again, by a way nobody in between can change",
-        ));
-    }
-    request.sign(&statement_key(&authority)?);
+    let what = sign(&mut request, &authority, &args.device)?;
     let statement = request.statement();
     let chain = match request.account {
         None => account_id(&statement),
@@ -249,6 +264,77 @@ async fn enrol(args: &Enrol, context: &Context) -> CommandResult {
             args.device,
             took.join(", "),
             out.display()
+        )
+    })?;
+    Ok(Exit::Ok)
+}
+
+/// Signs a request about `device`, and about no other; what it asks for.
+fn sign(
+    request: &mut Request,
+    authority: &Entity,
+    named: &DeviceId,
+) -> Result<&'static str, Failure> {
+    if request.deployment != authority.descriptor.deployment {
+        return Err(Failure::usage(
+            format!("the request is for deployment {}", request.deployment),
+            "ask the person for a request for this deployment",
+        ));
+    }
+    let (what, device) = match request.payload()? {
+        AccountPayload::Genesis(g) => ("genesis", Some(device_id(&g.device))),
+        AccountPayload::Statement(s) => (s.change.name(), s.change.device()),
+    };
+    if device.is_some_and(|d| d != *named) {
+        return Err(Failure::new(
+            Exit::Conflict,
+            "device",
+            format!("the request is about another device than {named}"),
+            "do not sign it; ask the person again, by a way nobody in between can change",
+        ));
+    }
+    request.sign(&statement_key(authority)?);
+    Ok(what)
+}
+
+fn attest(args: &Attest, context: &Context) -> CommandResult {
+    let authority = open(&args.authority)?;
+    let mut request = Request::load(&args.request)?;
+    let recovers = matches!(request.payload()?, AccountPayload::Statement(s)
+        if matches!(s.change, AccountChange::RecoverBegin { .. }));
+    if !recovers {
+        return Err(Failure::usage(
+            "only a recovery takes the signatures of two authorities",
+            "sign this one and bring it to the custodians with `quorate identity enrol`",
+        ));
+    }
+    let what = sign(&mut request, &authority, &args.device)?;
+    let out = args.out.as_deref().unwrap_or(&args.request);
+    request.save(out)?;
+    let value = json!({"account": request.account, "device": args.device, "change": what, "answer": out, "done": false});
+    context.output.show(&value, || {
+        format!(
+            "signed {what}, device {}\nnobody was told of it yet: pass {} on to an authority of another entity, within the hour, for `quorate identity enrol`",
+            args.device,
+            out.display()
+        )
+    })?;
+    Ok(Exit::Ok)
+}
+
+async fn card(args: &CardOf, context: &Context) -> CommandResult {
+    let authority = open(&args.carrier.authority)?;
+    let (registry, _) = args.carrier.registry(context)?;
+    let seen = registry.account(&args.account).await?;
+    let card = Card::of_registry(args.account, authority.descriptor.deployment, &seen)?;
+    card.save(&args.out)?;
+    let value = json!({"account": card.account, "number": card.number, "card": args.out});
+    context.output.show(&value, || {
+        format!(
+            "wrote {}: account {} at statement {}\nNothing in it is secret; the person gives it to `quorate recover begin --card`",
+            args.out.display(),
+            card.account,
+            card.number
         )
     })?;
     Ok(Exit::Ok)

@@ -1,6 +1,7 @@
 //! Secrets on their way in: passphrases and share files, never from the command line.
 
 use crate::exit::Failure;
+use crate::output::remark;
 use crate::private_file;
 use quorate_engine::custody::keys::{
     HeldShare, PASSPHRASE_BYTES_MAX, PASSPHRASE_BYTES_MIN, Passphrase,
@@ -84,6 +85,18 @@ pub(super) fn wallet_passphrase(fd: Option<u32>, new: bool) -> Result<Passphrase
         own: false,
     };
     passphrase(&source, new)
+}
+
+/// Reads an account secret, twice when it is a new one that is typed.
+pub(super) fn account_secret(fd: Option<u32>, new: bool) -> Result<Passphrase, Failure> {
+    if fd.is_none() {
+        remark(&if new {
+            "the new account secret: write it down, apart from your devices"
+        } else {
+            "the account secret"
+        });
+    }
+    wallet_passphrase(fd, new)
 }
 
 pub(super) fn read_share(path: &Path) -> Result<HeldShare, Failure> {

@@ -198,7 +198,7 @@ pub async fn run(what: What, context: &Context) -> CommandResult {
     }
 }
 
-fn chat_id(text: &str) -> Result<ChatId, Failure> {
+pub(super) fn chat_id(text: &str) -> Result<ChatId, Failure> {
     check_chat(text)?;
     text.parse()
         .map_err(|e| Failure::usage(format!("{e}"), "give a chat's id"))

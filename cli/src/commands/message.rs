@@ -1,12 +1,15 @@
-//! `quorate message send|edit|history|get`.
+//! `quorate message send|edit|history|get|sign-deletion`.
 
 use super::chat::with_key;
+use super::members::chat_id;
 use super::{Context, check_chat, content, idempotency_key};
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::output::{plain, time};
 use quorate_engine::api::{Content, MESSAGES_PER_CALL_MAX, Message, NewMessage, Written};
+use quorate_engine::authz::deletion::{DELETION_EPOCHS_MAX, DELETION_MESSAGES_MAX, Whose};
 use quorate_engine::types::content::ContentView;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// Send, edit and read messages
 #[derive(Debug, clap::Args)]
@@ -63,6 +66,20 @@ enum Action {
         #[arg(long, default_value_t = 50)]
         limit: usize,
     },
+    /// Sign that messages are to be deleted. Nothing is erased by this command; it says what happens when
+    SignDeletion {
+        /// The chat
+        chat: String,
+        /// The messages
+        #[arg(required = true, num_args = 1..)]
+        ids: Vec<u64>,
+        /// Messages of others, too; takes the creator or an admin
+        #[arg(long)]
+        anyone: bool,
+        /// Also ask custodians for the keys under the statement, once, to see that they honour it
+        #[arg(long)]
+        check: bool,
+    },
     /// Show one message
     Get {
         /// The chat
@@ -90,6 +107,12 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
             revision,
         } => edit(&chat, id, body, revision, context).await,
         Action::History { chat, from, limit } => history(&chat, from, limit, context).await,
+        Action::SignDeletion {
+            chat,
+            ids,
+            anyone,
+            check,
+        } => sign_deletion(&chat, ids, anyone, check, context).await,
         Action::Get { chat, id } => {
             check_chat(&chat)?;
             let message = context.client()?.message(&chat, id).await?;
@@ -169,6 +192,67 @@ async fn edit(
         .await
         .map_err(|e| with_key(e.into(), &key))?;
     shown(&written, context)
+}
+
+async fn sign_deletion(
+    chat: &str,
+    ids: Vec<u64>,
+    anyone: bool,
+    check: bool,
+    context: &Context,
+) -> CommandResult {
+    let id = chat_id(chat)?;
+    let ids: BTreeSet<u64> = ids.into_iter().collect();
+    let (first, last) = (ids.first(), ids.last());
+    if first == Some(&0) || ids.len() > DELETION_MESSAGES_MAX {
+        let what = format!("one statement names 1 to {DELETION_MESSAGES_MAX} messages, never 0");
+        let next = "0 is the chat's profile; name fewer messages, and sign again for the others";
+        return Err(Failure::usage(what, next));
+    }
+    let deployment = context.deployment()?;
+    let person = deployment.person(&context.wallet(&deployment)?)?;
+    let client = deployment.client(Some(person.clone()))?;
+    let mut epochs = BTreeSet::new();
+    let mut next = first.copied();
+    // Page by page: one message names its epoch.
+    while let (Some(from), Some(last)) = (next, last) {
+        let limit = usize::try_from(last - from + 1).unwrap_or(usize::MAX);
+        let page = client
+            .page(chat, from, limit.min(MESSAGES_PER_CALL_MAX))
+            .await?;
+        let named = page.messages.iter().filter(|m| ids.contains(&m.id));
+        epochs.extend(named.map(|m| m.epoch));
+        let seen = page.messages.last().map_or(*last, |m| m.id);
+        next = ids.range(seen.saturating_add(1)..).next().copied();
+    }
+    let whose = if anyone { Whose::Anyone } else { Whose::Own };
+    let statement = person.deletion(id, whose, &ids, &epochs).map_err(|e| {
+        let found = epochs.len();
+        Failure::usage(
+            format!("{e}: the messages lie in {found} key epochs, 1 to {DELETION_EPOCHS_MAX} are allowed"),
+            "check the ids with `quorate message history`, or name fewer messages",
+        )
+    })?;
+    let told = client.delete(&id, &statement, check).await?;
+    context.output.show(&told, || {
+        let mut text = format!(
+            "deletion {} is recorded: {} messages in {} key epochs\n\
+             now:   nothing is erased; members read these messages as before\n\
+             later: the home may fetch these epochs' keys under it until {}, to write anew what stays. \
+             This release does not rewrite yet",
+            told.id,
+            told.messages,
+            told.epochs.len(),
+            time(told.mandate_ends_ms)
+        );
+        for one in told.checked.iter().flatten() {
+            let (epoch, n) = (one.epoch, one.messages);
+            let by = one.custodians.join(", ");
+            text += &format!("\nchecked: epoch {epoch}: {n} of them open with shares of {by}");
+        }
+        text
+    })?;
+    Ok(Exit::Ok)
 }
 
 fn shown(written: &Written, context: &Context) -> CommandResult {

@@ -12,7 +12,7 @@ use quorate_engine::api::officers::OfficersView;
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::officers::{
     Act, Bootstrap, Dependence, Floor, Officer, OfficerKey, Proposal, ShredKey, Statement,
-    ThawScope,
+    ThawScope, Waits,
 };
 use quorate_engine::types::ChatId;
 use serde_json::json;
@@ -68,9 +68,48 @@ struct First {
     /// How many must agree
     #[arg(long, value_name = "N")]
     quorum: u8,
+    #[command(flatten)]
+    waits: WaitsArgs,
+    /// A stricter floor of policies from the beginning, as CUSTODIANS,ENTITIES,GROUPS
+    #[arg(long, value_name = "N,N,N", value_parser = floor)]
+    floor: Option<Floor>,
     /// Where the paper goes, for each officer's `officer sign`
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+struct WaitsArgs {
+    /// Hours that an approved order waits before its first release, 1 to 720
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=720))]
+    cool_off_hours: Option<u64>,
+    /// Days that a recovery of an account waits before it can be finished, 3 to 30
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(3..=30))]
+    recovery_days: Option<u64>,
+}
+
+impl WaitsArgs {
+    fn waits(&self) -> Option<Waits> {
+        const HOUR_MS: u64 = 60 * 60 * 1000;
+        let waits = Waits {
+            cool_off_ms: self.cool_off_hours.map(|h| h * HOUR_MS),
+            recovery_ms: self.recovery_days.map(|d| d * 24 * HOUR_MS),
+        };
+        (waits != Waits::default()).then_some(waits)
+    }
+}
+
+fn floor(text: &str) -> Result<Floor, String> {
+    let numbers: Vec<u8> = text.split(',').filter_map(|n| n.parse().ok()).collect();
+    let [threshold, entities, blocs] = numbers[..] else {
+        return Err("three numbers with commas between: custodians, entities, groups".into());
+    };
+    let floor = Floor {
+        threshold,
+        entities,
+        blocs,
+    };
+    floor.check().map(|()| floor).map_err(|e| e.to_string())
 }
 
 #[derive(Debug, clap::Args)]
@@ -153,6 +192,11 @@ enum Asked {
         /// Independent groups among them
         #[arg(long, value_name = "N", default_value_t = 2)]
         blocs: u8,
+    },
+    /// Let approved orders, or recoveries of accounts that begin from now on, wait longer or shorter
+    SetWaits {
+        #[command(flatten)]
+        waits: WaitsArgs,
     },
     /// Deal under a policy of a file; entities come from the descriptors, blocs from the file
     ApprovePolicy {
@@ -252,6 +296,8 @@ fn bootstrap(args: First, context: &Context) -> CommandResult {
         custodian: custodian_id(&args.custodian)?,
         officers: args.officers,
         quorum: args.quorum,
+        floor: args.floor,
+        waits: args.waits.waits(),
     });
     let paper = unsigned(&statement, &deployment);
     save(&paper, &args.out)?;
@@ -281,11 +327,12 @@ async fn list(custodian: &str, context: &Context) -> CommandResult {
     let f = view.floor;
     let _ = write!(
         text,
-        "\nfloor of policies: {} custodians, {} entities, {} independent groups\ncool-off of orders: {} minutes",
+        "\nfloor of policies: {} custodians, {} entities, {} independent groups\ncool-off of orders: {} minutes\nwait of recoveries: {} hours",
         f.threshold,
         f.entities,
         f.blocs,
-        view.cool_off_ms / 60_000
+        view.cool_off_ms / 60_000,
+        view.recovery_wait_ms / 3_600_000
     );
     for p in &view.proposals {
         let names = |ids: &[String]| {
@@ -346,6 +393,14 @@ fn act(asked: Asked, view: &OfficersView) -> Result<Act, Failure> {
             public,
         },
         Asked::SetQuorum { quorum } => Act::SetQuorum { quorum },
+        Asked::SetWaits { waits } => Act::SetWaits {
+            waits: waits.waits().ok_or_else(|| {
+                Failure::usage(
+                    "no wait was named",
+                    "give --cool-off-hours, --recovery-days, or both",
+                )
+            })?,
+        },
         Asked::RaiseFloor {
             threshold,
             entities,

@@ -13,7 +13,7 @@ use quorate_engine::api::keys::SecretText;
 use quorate_engine::api::officers::{HandIn, OfficersView};
 use quorate_engine::api::operator::OperatorDone;
 use quorate_engine::authz::envelope::Envelope;
-use quorate_engine::authz::officers::{Act, OfficerKey, Statement, ThawScope};
+use quorate_engine::authz::officers::{Act, Floor, OfficerKey, Statement, ThawScope, Waits};
 use quorate_engine::authz::orders::Order;
 use quorate_engine::crypto::labels;
 use quorate_engine::crypto::sign::SigningKey;
@@ -242,6 +242,12 @@ pub(super) fn words(paper: &Envelope, view: Option<&OfficersView>) -> Result<Str
             for o in &b.officers {
                 let _ = write!(out, "\n  {} {}", o.public.id(), plain(&o.name));
             }
+            if let Some(floor) = &b.floor {
+                let _ = write!(out, "\n  {}", floor_words(floor));
+            }
+            if let Some(waits) = &b.waits {
+                let _ = write!(out, "\n  {}", waits_words(waits));
+            }
             out
         }
         Statement::Proposal(p) => format!(
@@ -290,6 +296,27 @@ pub(super) fn order_words(order: &Order) -> String {
     out
 }
 
+fn floor_words(floor: &Floor) -> String {
+    format!(
+        "raise the floor of policies to {} custodians, {} entities, {} independent groups, for ever",
+        floor.threshold, floor.entities, floor.blocs
+    )
+}
+
+fn waits_words(waits: &Waits) -> String {
+    let mut parts = Vec::new();
+    if let Some(ms) = waits.cool_off_ms {
+        parts.push(format!("approved orders wait {} minutes", ms / 60_000));
+    }
+    if let Some(ms) = waits.recovery_ms {
+        let hours = ms / 3_600_000;
+        parts.push(format!(
+            "recoveries that begin from now on wait {hours} hours"
+        ));
+    }
+    parts.join("; ")
+}
+
 fn act_words(act: &Act, name: &dyn Fn(&OfficerId) -> String) -> Result<String, Failure> {
     Ok(match act {
         Act::AddOfficer { officer } => {
@@ -300,10 +327,8 @@ fn act_words(act: &Act, name: &dyn Fn(&OfficerId) -> String) -> Result<String, F
             format!("replace the key of {} by {public}", name(officer))
         }
         Act::SetQuorum { quorum } => format!("from now on {quorum} officers must agree"),
-        Act::RaiseFloor { floor } => format!(
-            "raise the floor of policies to {} custodians, {} entities, {} independent groups, for ever",
-            floor.threshold, floor.entities, floor.blocs
-        ),
+        Act::RaiseFloor { floor } => floor_words(floor),
+        Act::SetWaits { waits } => waits_words(waits),
         Act::ApprovePolicy { canonical, members } => {
             let bytes = hex::decode(canonical).map_err(wrong)?;
             let policy = Policy::from_canonical(&bytes).map_err(wrong)?;

@@ -94,6 +94,40 @@ pub fn statement(
     Envelope::sign(SIGN_ACCOUNT, &wallet.deployment, &statement, keys)
 }
 
+/// What a home showed does not follow what is known here.
+pub fn not_linked(what: String) -> Failure {
+    Failure::new(
+        Exit::Conflict,
+        "chain",
+        format!("the account's statements do not link: {what}"),
+        "nothing was taken in; look again, and at `quorate identity card` of an authority if it stays so",
+    )
+}
+
+/// Number and hash of `statement`, if it is the wallet's account's next after `head` and rightly signed.
+///
+/// # Errors
+/// When it is not.
+pub fn follows(
+    wallet: &Wallet,
+    head: (u64, StatementHash),
+    statement: &Envelope,
+) -> Result<(u64, StatementHash), Failure> {
+    let payload = statement.read("account statement");
+    let AccountPayload::Statement(s) = payload.map_err(|e| not_linked(e.to_string()))? else {
+        return Err(not_linked("a second genesis".into()));
+    };
+    if (s.account, s.number, s.previous) != (wallet.account, head.0 + 1, head.1) {
+        return Err(not_linked(format!(
+            "statement {} after {}",
+            s.number, head.0
+        )));
+    }
+    let signed = statement.signers(SIGN_ACCOUNT, &wallet.deployment);
+    signed.map_err(|e| not_linked(e.to_string()))?;
+    Ok((s.number, StatementHash(statement.hash())))
+}
+
 /// Number and hash that the registry's account ends with.
 ///
 /// # Errors
@@ -337,6 +371,12 @@ impl Request {
         Envelope::from(&self.statement)
     }
 
+    /// The statement, signed by others since, and what custodians said to it.
+    pub fn answered(&mut self, statement: &Envelope, acks: Vec<StatementAck>) {
+        self.statement = Statement::from(statement);
+        self.acks = acks;
+    }
+
     /// Puts a signature of `key` under it.
     pub fn sign(&mut self, key: &SigningKey) {
         let mut statement = self.statement();
@@ -414,6 +454,32 @@ mod tests {
             std::fs::write(&path, good.replacen(from, to, 1)).unwrap();
             assert!(Request::load(&path).is_err(), "{from}");
         }
+    }
+
+    #[test]
+    fn a_statement_follows_its_head_signed_and_in_its_own_account_only() {
+        let tmp = tempfile::tempdir().unwrap();
+        let genesis = found(&D, authorities(), &key(1)).unwrap();
+        let wallet = Wallet::new(tmp.path(), "anna", genesis, key(1)).unwrap();
+        let next = |at, by: &[&SigningKey]| statement(&wallet, at, AccountChange::Veto, by);
+        let one = next(wallet.head, &[&key(1)]);
+        let head = follows(&wallet, wallet.head, &one).unwrap();
+        assert_eq!(head, (1, StatementHash(one.hash())));
+        let two = next(head, &[&key(2)]);
+        assert_eq!(follows(&wallet, head, &two).unwrap().0, 2);
+        assert!(
+            follows(&wallet, wallet.head, &two).is_err(),
+            "one is missing"
+        );
+        assert!(follows(&wallet, head, &one).is_err(), "again");
+        let mut bent = two.clone();
+        bent.payload = bent.payload.replace("veto", "veto ");
+        assert!(follows(&wallet, head, &bent).is_err());
+        let mut forged = two.clone();
+        forged.signatures[0].signature = one.signatures[0].signature.clone();
+        assert!(follows(&wallet, head, &forged).is_err());
+        let genesis = wallet.genesis().unwrap();
+        assert!(follows(&wallet, head, genesis).is_err());
     }
 
     #[test]

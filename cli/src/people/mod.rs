@@ -11,12 +11,14 @@
 //! decided in `quorate_engine::authz`, at every custodian.
 
 pub mod account;
+pub mod card;
 pub mod known;
 pub mod person;
 pub mod place;
 pub mod registry;
 pub mod wallet;
 
+pub use card::Card;
 pub use known::{Judged, Known};
 pub use person::{Person, Wants, now_ms};
 pub use registry::Registry;

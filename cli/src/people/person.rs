@@ -6,6 +6,7 @@
 
 use crate::deployment::read_limited;
 use quorate_engine::api::registry::Statement;
+use quorate_engine::authz::deletion::{Deletion, MandateRefusal, Whose};
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::grant::{
     Action, ChatRange, Claims, GRANT_LIFE_S_MAX, Grant, GrantRefusal,
@@ -17,11 +18,11 @@ use quorate_engine::authz::membership::{
 use quorate_engine::crypto::labels::SIGN_MEMBERSHIP;
 use quorate_engine::crypto::sign::SigningKey;
 use quorate_engine::types::{
-    AccountId, ChatId, DeploymentId, DeviceId, EpochNo, GrantId, HomeId, Nonce, PublicKey,
-    StatementHash,
+    AccountId, ChatId, DeploymentId, DeviceId, EpochNo, GrantId, HomeId, MessageId, Nonce,
+    PublicKey, StatementHash,
 };
 use quorate_node::pki::files::{self, Access, FileError};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -263,6 +264,32 @@ impl Person {
             change,
         });
         self.sign(&statement, invite)
+    }
+
+    /// Says which messages are to be deleted, and that their epochs may be opened for that.
+    ///
+    /// # Errors
+    /// [`MandateRefusal`] when nobody would accept the form: too many messages or epochs.
+    pub fn deletion(
+        &self,
+        chat: ChatId,
+        whose: Whose,
+        messages: &BTreeSet<MessageId>,
+        epochs: &BTreeSet<EpochNo>,
+    ) -> Result<Envelope, MandateRefusal> {
+        let deletion = Deletion {
+            deployment: self.deployment,
+            home: self.home.clone(),
+            chat,
+            account: self.account,
+            device: self.device,
+            whose,
+            messages: messages.iter().copied().collect(),
+            epochs: epochs.iter().copied().collect(),
+            at_ms: now_ms(),
+            nonce: Nonce(rand::random()),
+        };
+        deletion.sign(&self.key)
     }
 
     fn sign(&self, payload: &ChatPayload, also: Option<&SigningKey>) -> Envelope {

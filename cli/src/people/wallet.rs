@@ -4,9 +4,10 @@
 //! synced: whoever has it acts for the account until the device is revoked.
 //! Under a passphrase the key in it is sealed; everything else is no secret.
 
+use super::card::Card;
 use super::person::Person;
 use crate::exit::{Exit, Failure};
-use quorate_engine::api::registry::{Account, Statement};
+use quorate_engine::api::registry::Statement;
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::identity::{
     AUTHORITIES_MAX, AccountChange, AccountPayload, account_id, device_id,
@@ -191,31 +192,20 @@ impl Wallet {
         }
     }
 
-    /// A wallet with the key that is to become a device of `account` again, whose statements are not here.
-    pub fn recovering(
-        dir: &Path,
-        name: &str,
-        account: &Account,
-        id: AccountId,
-        deployment: DeploymentId,
-        key: SigningKey,
-    ) -> Result<Self, Failure> {
-        let path = dir.join(WALLET_FILE);
-        let authorities = account.authorities.iter().map(|a| AuthorityId::new(a));
-        Ok(Self {
+    /// A wallet with the key that is to become a device of the card's account, whose statements are not here.
+    pub fn asking(dir: &Path, name: &str, card: &Card, key: SigningKey) -> Self {
+        Self {
             dir: dir.to_owned(),
             name: name.to_owned(),
-            deployment,
-            account: id,
+            deployment: card.deployment,
+            account: card.account,
             enrolled: false,
-            authorities: authorities
-                .collect::<Result<_, _>>()
-                .map_err(|e| bad(&path, e))?,
-            head: super::account::head_of(account)?,
+            authorities: card.authorities.clone(),
+            head: card.head(),
             statements: Vec::new(),
             awaited: None,
             key: Key::Open(key),
-        })
+        }
     }
 
     /// Whether a wallet is in `dir`.
@@ -463,7 +453,37 @@ impl Wallet {
         let number = self.awaited_number();
         self.keep(number, statement);
         self.awaited = None;
-        self.enrolled = true;
+        // The device of a recovery that begins counts only once it is finished.
+        let begins = matches!(statement.read("account statement"), Ok(AccountPayload::Statement(s))
+            if matches!(s.change, AccountChange::RecoverBegin { .. }));
+        self.enrolled |= !begins;
+    }
+
+    /// The account goes on from here, as somebody who knows wrote.
+    pub fn follow(&mut self, card: &Card) {
+        if card.number > self.head.0 {
+            self.head = card.head();
+            // Those between are not here: what is here no longer ends with the head.
+            self.statements.clear();
+            self.authorities = card.authorities.clone();
+        }
+    }
+
+    /// Whether an account secret is set, as far as the statements here say.
+    pub fn has_secret(&self) -> bool {
+        let mut set = false;
+        for statement in &self.statements {
+            match statement.read("account statement") {
+                Ok(AccountPayload::Genesis(g)) => set = g.secret.is_some(),
+                Ok(AccountPayload::Statement(s)) => {
+                    if let AccountChange::SetSecret { public } = s.change {
+                        set = public.is_some();
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+        set
     }
 
     /// Keeps a statement that the custodians took, if it is a later one.

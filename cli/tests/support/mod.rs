@@ -428,6 +428,7 @@ fn message(id: u64, device: &str, content: Content) -> Message {
         sent_ms: 1_700_000_000_000,
         edited_ms: None,
         device: device.to_owned(),
+        epoch: 0,
         content,
     }
 }

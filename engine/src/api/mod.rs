@@ -61,6 +61,22 @@ pub struct StatementAcks {
     pub unreachable: Vec<String>,
 }
 
+/// `GET /v1/accounts/{account}/statements?from=N`: what custodians hold of the account's chain. The caller
+/// checks the links and counts the heads.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AccountChain {
+    /// Number of the last statement at the custodian with the longest chain; the genesis is 0.
+    pub number: u64,
+    /// Its hash, hex.
+    pub hash: String,
+    /// That custodian's statements from `from` on, in order, as many as fit an answer.
+    pub statements: Vec<registry::Statement>,
+    /// Every custodian's signed word about where its own chain ends.
+    pub acks: Vec<StatementAck>,
+    /// Custodians that did not answer in time.
+    pub unreachable: Vec<String>,
+}
+
 /// One custodian's signed word that its chain ends with the statement.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StatementAck {
@@ -192,9 +208,53 @@ pub struct Message {
     pub edited_ms: Option<u64>,
     /// Device that wrote it first.
     pub device: String,
+    /// Key epoch it is sealed under now.
+    pub epoch: u32,
     /// The content.
     #[schema(value_type = Object)]
     pub content: Content,
+}
+
+/// `POST /v1/chats/{chat}/deletions`
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PostDeletion {
+    /// The deletion statement (`docs/grants.md`).
+    pub statement: registry::Statement,
+    /// Also ask custodians for the keys under its mandate, open the messages, and forget both: whether
+    /// they honour it. Costs one of the eight releases that each custodian allows.
+    #[serde(default)]
+    pub check: bool,
+}
+
+/// The answer to [`PostDeletion`]: the statement is kept. Nothing is erased by that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Deletion {
+    /// The hash of the statement, 64 hex characters.
+    pub id: String,
+    /// How many messages it names.
+    pub messages: u64,
+    /// Their key epochs.
+    pub epochs: Vec<u32>,
+    /// Unix milliseconds of its recording.
+    pub recorded_ms: u64,
+    /// Custodians release nothing under it from then on, Unix milliseconds.
+    pub mandate_ends_ms: u64,
+    /// It was recorded before.
+    pub repeated: bool,
+    /// What `check` found, when it was asked for.
+    pub checked: Option<Vec<CheckedEpoch>>,
+}
+
+/// One epoch whose key custodians gave under a deletion's mandate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CheckedEpoch {
+    /// The epoch.
+    pub epoch: u32,
+    /// How many of the messages named opened under it.
+    pub messages: u64,
+    /// The custodians whose shares opened it.
+    pub custodians: Vec<String>,
 }
 
 /// `GET /v1/chats/{chat}/messages?from=ID&limit=N`

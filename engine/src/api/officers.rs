@@ -26,6 +26,8 @@ pub struct OfficersView {
     pub floor: Floor,
     /// How long an approved order waits at least, in milliseconds.
     pub cool_off_ms: u64,
+    /// How long a recovery that begins now waits at least, in milliseconds.
+    pub recovery_wait_ms: u64,
     /// Proposals that take decisions, the soonest to expire first.
     pub proposals: Vec<ProposalView>,
 }

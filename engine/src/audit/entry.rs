@@ -106,6 +106,8 @@ pub enum EntryKind {
     Order,
     /// Shares asked for under an order; granted or refused key by key.
     OrderRelease,
+    /// Shares asked for under a deletion's mandate; granted or refused key by key.
+    MandateRelease,
 }
 
 /// What happened to one key.
@@ -208,6 +210,42 @@ pub enum KeyOutcome {
     GrantEpochBeforeMembership,
     /// Refused: the grant's ceiling of keys is spent at this custodian; sign a new grant.
     GrantCeilingSpent,
+    /// Refused: the deletion statement has not exactly the documented fields in the form documented.
+    MandateForm,
+    /// Refused: the deletion statement is for another deployment.
+    MandateOtherDeployment,
+    /// Refused: the deletion statement is for another home than the one that shows it.
+    MandateOtherHome,
+    /// Refused: the device is not one of the account, as far as this custodian was told.
+    MandateDeviceUnknown,
+    /// Refused: the device's record ran out; renew it, or sign the deletion with another device.
+    MandateDeviceExpired,
+    /// Refused: the device was revoked; sign the deletion with another device.
+    MandateDeviceRevoked,
+    /// Refused: the deletion statement is not signed by its device, and by it alone.
+    MandateSignature,
+    /// Refused: the deletion statement was made ahead of the custodian's clock; check the device's clock.
+    MandateNotYetValid,
+    /// Refused: the mandate is over, 24 hours after its statement was made; sign the deletion anew.
+    MandateHorizonOver,
+    /// Refused: the deletion statement is about another chat than the key's.
+    MandateChatNotNamed,
+    /// Refused: the deletion statement does not name the key's epoch.
+    MandateEpochNotNamed,
+    /// Refused: this custodian was not told of the chat's genesis.
+    MandateChatUnknown,
+    /// Refused: two histories of the chat's membership were signed; nothing is released until that is settled.
+    MandateChatForked,
+    /// Refused: the account is no member of the chat.
+    MandateNotMember,
+    /// Refused: the deletion names others' messages; an admin of the chat must sign it.
+    MandateRoleMissing,
+    /// Refused: the account's membership begins with a later epoch.
+    MandateEpochBeforeMembership,
+    /// Refused: the epoch was released to this lease key before; ask with a fresh one.
+    MandateLeaseKeyUsed,
+    /// Refused: the epoch was released eight times under this mandate; sign the deletion anew.
+    MandateReleasesSpent,
 }
 
 /// One key of an entry.

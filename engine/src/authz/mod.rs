@@ -5,12 +5,14 @@
 //! released, the grant by a user's device decides (see [`grant`]).
 
 pub mod chain;
+pub mod deletion;
 pub mod envelope;
 pub mod grant;
 pub mod identity;
 pub mod membership;
 pub mod officers;
 pub mod orders;
+mod refusals;
 pub mod standing;
 #[cfg(test)]
 mod vectors;

@@ -230,7 +230,7 @@ impl OrderState {
         }
     }
 
-    /// Where it stands. `cool_off_ms` below [`COOL_OFF_MS_MIN`] counts as that.
+    /// Where it stands. Waits the longest of `cool_off_ms`, what officers set, and [`COOL_OFF_MS_MIN`].
     pub fn status(&self, roster: &Roster, cool_off_ms: u64, now_ms: WallMs) -> OrderStatus {
         if self.withdrawn_ms.is_some() {
             return OrderStatus::Withdrawn;
@@ -256,7 +256,9 @@ impl OrderState {
             let missing = needed - times.len();
             return OrderStatus::Open { missing };
         };
-        let until_ms = complete_ms.saturating_add(cool_off_ms.max(COOL_OFF_MS_MIN));
+        let set_ms = roster.waits().cool_off_ms.unwrap_or(0);
+        let cool_off_ms = cool_off_ms.max(set_ms).max(COOL_OFF_MS_MIN);
+        let until_ms = complete_ms.saturating_add(cool_off_ms);
         if now_ms < until_ms {
             return OrderStatus::CoolingOff { until_ms };
         }

@@ -133,6 +133,10 @@ labels! {
     DISCLOSURE_HASH = "quorate/disclosure/hash/1";
     /// A home's signed manifest of one part of a disclosure.
     SIGN_DISCLOSURE = "quorate/disclosure/manifest/1";
+    /// Salt of an account secret, from the account's id.
+    ACCOUNT_SECRET_SALT = "quorate/account-secret/salt/1";
+    /// Seed of an account secret's signing key, from the stretched passphrase.
+    ACCOUNT_SECRET_KEY = "quorate/account-secret/key/1";
 }
 
 #[cfg(test)]
@@ -160,7 +164,7 @@ mod tests {
         let text: String = ALL.iter().map(|(n, l)| format!("{n}={l}\n")).collect();
         assert_eq!(
             blake3::hash(text.as_bytes()).to_hex().as_str(),
-            "1b900617cba766a348ce6c05dfbb8fc00cc53732cf5138e5dc6081858ae5684c",
+            "4cb9cdc83f65446d34e51c38e2b3973323edd2604cd90c95833309ea8c1c424f",
             "a label was changed or added: existing labels never change; for an addition, freeze the new table here"
         );
     }

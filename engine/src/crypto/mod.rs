@@ -18,6 +18,7 @@
 //! key storage, files, locked memory (`node`), and the arithmetic of shares
 //! ([`sharing`](crate::sharing)).
 
+pub mod account_secret;
 pub mod aead;
 pub mod blob;
 pub mod disclosure;

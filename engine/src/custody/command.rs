@@ -132,6 +132,8 @@ pub enum Command {
     OrderRelease(OrderRelease),
     /// Put shares under the wrapping version in use.
     Rewrap(Rewrap),
+    /// Decide and record which shares go out under a deletion's mandate.
+    MandateRelease(MandateRelease),
 }
 
 /// See [`Command::RegisterAuthority`].
@@ -479,6 +481,23 @@ pub struct OrderRelease {
     pub keys: Vec<KeyRef>,
 }
 
+/// See [`Command::MandateRelease`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MandateRelease {
+    /// The deletion statement; decides on its own.
+    pub statement: Envelope,
+    /// The caller's request id.
+    pub request: RequestId,
+    /// The home that asks.
+    pub home: HomeId,
+    /// Its node.
+    pub node: NodeId,
+    /// Hash of the lease key.
+    pub lease_key: [u8; 32],
+    /// At most [`KEYS_PER_REQUEST_MAX`].
+    pub keys: Vec<KeyRef>,
+}
+
 impl Command {
     /// What its log entry is called.
     pub fn kind(&self) -> EntryKind {
@@ -511,6 +530,7 @@ impl Command {
             },
             Command::Officers(c) => c.kind(),
             Command::OrderRelease(_) => EntryKind::OrderRelease,
+            Command::MandateRelease(_) => EntryKind::MandateRelease,
         }
     }
 
@@ -564,6 +584,10 @@ impl Command {
                 enveloped(&c.statement)
             }
             Command::OrderRelease(c) => count("keys", c.keys.len()),
+            Command::MandateRelease(c) => {
+                enveloped(&c.statement)?;
+                count("keys", c.keys.len())
+            }
         }
     }
 }

@@ -2,11 +2,13 @@
 //! secrets it holds. Nothing here is proposed, sent or kept.
 
 use super::command::{
-    Abandon, Command, OrderRelease, Release, RewrapItem, StoreItem, StoreShares, Wrapped,
+    Abandon, Command, MandateRelease, OrderRelease, Release, RewrapItem, StoreItem, StoreShares,
+    Wrapped,
 };
 use super::protocol::{
-    AbandonRequest, KEYS_PER_REQUEST_MAX, KeyRef, OrderReleaseRequest, Receipt, Refusal,
-    ReleaseReply, ReleaseRequest, SealSession, SealedItem, ShareResult, StoreOutcome, StoreRequest,
+    AbandonRequest, KEYS_PER_REQUEST_MAX, KeyRef, MandateReleaseRequest, OrderReleaseRequest,
+    Receipt, Refusal, ReleaseReply, ReleaseRequest, SealSession, SealedItem, ShareResult,
+    StoreOutcome, StoreRequest,
 };
 use super::reply::{Applied, Committed, Effect, Granted, ReleaseGranted};
 use super::rows::ShareRow;
@@ -22,7 +24,8 @@ use crate::crypto::sign::SigningKey;
 use crate::crypto::wrap::{unwrap, wrap};
 use crate::sharing::commitment_holds;
 use crate::types::{
-    AccountId, ChatId, CustodianId, DeploymentId, DeviceId, KeyId, PolicyId, WallMs, WrappingKey,
+    AccountId, ChatId, CustodianId, DeploymentId, DeviceId, HomeId, KeyId, NodeId, PolicyId,
+    WallMs, WrappingKey,
 };
 use rand_core::CryptoRng;
 use std::collections::BTreeSet;
@@ -289,7 +292,11 @@ pub fn prepare_release<E: From<RequestError>>(
     request: &ReleaseRequest,
     device: impl FnOnce(&AccountId, &DeviceId) -> Result<DeviceStanding, E>,
 ) -> Result<Command, E> {
-    release_shape(place, authorised, request)?;
+    let asked = (&request.home, request.node, request.deployment);
+    release_shape(place, authorised, asked, &request.keys, &request.lease_key)?;
+    if request.grant.is_empty() || request.grant.len() > GRANT_BYTES_MAX {
+        return Err(RequestError::GrantLength(request.grant.len()).into());
+    }
     let signature_holds = match Grant::parse(&request.grant) {
         Ok(grant) => device(&grant.claims().account, grant.device())?
             .live()
@@ -311,19 +318,16 @@ pub fn prepare_release<E: From<RequestError>>(
 fn release_shape(
     place: &Place,
     authorised: &Authorised,
-    request: &ReleaseRequest,
+    asked: (&HomeId, NodeId, DeploymentId),
+    keys: &[KeyRef],
+    lease_key: &RecipientPublic,
 ) -> Result<(), RequestError> {
-    if *authorised.home() != request.home
-        || authorised.node() != request.node
-        || place.deployment != request.deployment
-    {
+    let may = (authorised.home(), authorised.node(), place.deployment);
+    if asked != may {
         return Err(RequestError::NotTheAuthorised);
     }
-    distinct(request.keys.iter().map(|k| &k.key_id))?;
-    request.lease_key.validate()?;
-    if request.grant.is_empty() || request.grant.len() > GRANT_BYTES_MAX {
-        return Err(RequestError::GrantLength(request.grant.len()));
-    }
+    distinct(keys.iter().map(|k| &k.key_id))?;
+    lease_key.validate()?;
     Ok(())
 }
 
@@ -337,16 +341,32 @@ pub fn prepare_order_release(
     authorised: &Authorised,
     request: &OrderReleaseRequest,
 ) -> Result<Command, RequestError> {
-    if *authorised.home() != request.home
-        || authorised.node() != request.node
-        || place.deployment != request.deployment
-    {
-        return Err(RequestError::NotTheAuthorised);
-    }
-    distinct(request.keys.iter().map(|k| &k.key_id))?;
-    request.lease_key.validate()?;
+    let asked = (&request.home, request.node, request.deployment);
+    release_shape(place, authorised, asked, &request.keys, &request.lease_key)?;
     Ok(Command::OrderRelease(OrderRelease {
         order: request.order,
+        request: request.request,
+        home: request.home.clone(),
+        node: request.node,
+        lease_key: request.lease_key.hash(),
+        keys: request.keys.clone(),
+    }))
+}
+
+/// Checks the shape of a release under a deletion's mandate and makes its command. Whether the
+/// statement is signed, and what it allows, is decided in `apply`.
+///
+/// # Errors
+/// [`RequestError`].
+pub fn prepare_mandate_release(
+    place: &Place,
+    authorised: &Authorised,
+    request: &MandateReleaseRequest,
+) -> Result<Command, RequestError> {
+    let asked = (&request.home, request.node, request.deployment);
+    release_shape(place, authorised, asked, &request.keys, &request.lease_key)?;
+    Ok(Command::MandateRelease(MandateRelease {
+        statement: request.statement.clone(),
         request: request.request,
         home: request.home.clone(),
         node: request.node,

@@ -41,16 +41,16 @@ pub use budget::{
 };
 pub use command::{
     Abandon, ApprovePolicy, AttestKey, COMMANDS_PER_PROPOSAL_MAX, Chained, Command, DropVersion,
-    EraseOpenings, ExpireShares, Freeze, KeyEvent, KeyEventKind, KeyKind, OPERATOR_NAME_BYTES_MAX,
-    Officers, Operator, OrderRelease, Proposal, REASON_BYTES_MAX, RegisterAuthority, RegisterHome,
-    Release, Rewrap, RewrapItem, Shred, Stamped, StoreItem, StoreShares, Thaw, UseVersion,
-    VOTERS_MAX, Voters, Wrapped,
+    EraseOpenings, ExpireShares, Freeze, KeyEvent, KeyEventKind, KeyKind, MandateRelease,
+    OPERATOR_NAME_BYTES_MAX, Officers, Operator, OrderRelease, Proposal, REASON_BYTES_MAX,
+    RegisterAuthority, RegisterHome, Release, Rewrap, RewrapItem, Shred, Stamped, StoreItem,
+    StoreShares, Thaw, UseVersion, VOTERS_MAX, Voters, Wrapped,
 };
 pub use departure::{DEPARTURE_MS_MAX, Departure, Departures, Restricted, SETTLED_MS};
 pub use leader::{
     LeaseSender, Place, PreparedStore, RequestError, StoreDecision, WrappingKeys, check_store,
-    finish_release, open_session, prepare_abandon, prepare_order_release, prepare_release,
-    prepare_store, wrap_anew, wrapping_fingerprint,
+    finish_release, open_session, prepare_abandon, prepare_mandate_release, prepare_order_release,
+    prepare_release, prepare_store, wrap_anew, wrapping_fingerprint,
 };
 pub use reply::{
     Applied, ApplyReply, Committed, Effect, Granted, ReleaseGranted, ReplyError, ShredOutcome,
@@ -82,6 +82,8 @@ pub const REQUEST_KEEP_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 pub const REQUESTS_PRUNED_MAX: usize = 2;
 /// Spent grants forgotten with each new one, once they have expired.
 pub const GRANTS_PRUNED_MAX: usize = 2;
+/// Spent mandates forgotten with each new one, once they are over.
+pub const MANDATES_PRUNED_MAX: usize = 2;
 /// Most freezes in force at once; a feed must fit a peer message. Above it, freeze everything.
 pub const FREEZES_MAX: usize = 65_536;
 /// Most shares destroyed by one expiry sweep.

@@ -4,6 +4,7 @@
 //! with limits, and checked by the custodian before anything is proposed.
 
 pub use crate::authz::chain::ChainId;
+use crate::authz::deletion::MandateRefusal;
 use crate::authz::envelope::Envelope;
 use crate::authz::grant::GrantRefusal;
 use crate::authz::standing::{DeviceStanding, MemberStanding};
@@ -47,6 +48,10 @@ pub enum CustodianRequest {
     Lookup(LookupRequest),
     /// Release shares of these keys under a disclosure order.
     OrderRelease(OrderReleaseRequest),
+    /// Release shares of these keys under a deletion's mandate.
+    MandateRelease(MandateReleaseRequest),
+    /// An account's chain, for one of its devices.
+    AccountChain(ChainRequest),
 }
 
 /// The answer to a [`CustodianRequest`].
@@ -56,7 +61,7 @@ pub enum CustodianReply {
     SealingKey(SealingKeyStatement),
     /// To `Store`: one outcome per item, in order.
     Store(Vec<StoreOutcome>),
-    /// To `Release` and `OrderRelease`.
+    /// To `Release`, `OrderRelease` and `MandateRelease`.
     Release(ReleaseReply),
     /// To `Abandon`: one outcome per key, in order.
     Abandon(Vec<AbandonOutcome>),
@@ -90,6 +95,8 @@ pub enum CustodianReply {
         /// Why, in words for a log.
         reason: String,
     },
+    /// To `AccountChain`; `None`: no such account is known here.
+    AccountChain(Option<ChainTold>),
 }
 
 /// A custodian's statement of the sealing key to use, signed by its log key (the descriptor, signed by the identity key, names it).
@@ -229,6 +236,26 @@ pub struct OrderReleaseRequest {
     pub keys: Vec<KeyRef>,
 }
 
+/// A request to release shares so that what a deletion leaves can be written anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MandateReleaseRequest {
+    /// Bound to the hash of keys, statement and lease key; a repetition is a new entry, and gets nothing
+    /// that the first one got: ask with another lease key.
+    pub request: RequestId,
+    /// The home that asks; must be the peer whose certificate carried this.
+    pub home: HomeId,
+    /// Its node.
+    pub node: NodeId,
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// In-memory key that shares are sealed to.
+    pub lease_key: RecipientPublic,
+    /// The deletion statement; the hash of its payload is the authority that the seals are bound to.
+    pub statement: Envelope,
+    /// At most [`KEYS_PER_REQUEST_MAX`].
+    pub keys: Vec<KeyRef>,
+}
+
 /// One dealing of one chat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct KeyRef {
@@ -315,6 +342,9 @@ pub enum Refusal {
     /// cool-off, withdrawn, rejected or expired. The custodian's log says which.
     #[error("the order is not in force there")]
     Order,
+    /// The deletion's mandate does not allow it.
+    #[error("mandate refused: {0}")]
+    Mandate(MandateRefusal),
 }
 
 /// A custodian's signed promise of a release's place in its log.
@@ -366,6 +396,28 @@ pub struct SignedHead {
     /// Ed25519 by the custodian's log key over [`SignedHead::signed_bytes`], 64 bytes.
     #[serde(with = "serde_bytes")]
     pub signature: Vec<u8>,
+}
+
+/// A question for the statements of an account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainRequest {
+    /// The home that asks.
+    pub home: HomeId,
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// The account.
+    pub account: AccountId,
+    /// The first statement's number.
+    pub from: u64,
+}
+
+/// The answer to a [`ChainRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainTold {
+    /// Where the chain ends here.
+    pub head: SignedHead,
+    /// Statements from the number asked for on, in order, as many as fit a message.
+    pub statements: Vec<Envelope>,
 }
 
 /// Why a custodian does not take a statement.

@@ -50,9 +50,11 @@ pub(super) const PROPOSAL: u8 = 0x34;
 pub(super) const ORDER: u8 = 0x35;
 pub(super) const CHAT_EPOCH: u8 = 0x36;
 pub(super) const PROPOSAL_OPEN: u8 = 0x37;
+pub(super) const MANDATE: u8 = 0x38;
+pub(super) const MANDATE_AGE: u8 = 0x39;
 
 /// First byte of every table and its name, for `dump` and status.
-pub const TABLES: [(u8, &str); 33] = [
+pub const TABLES: [(u8, &str); 35] = [
     (crate::audit::TABLE_HEAD, "log-head"),
     (crate::audit::TABLE_ENTRY, "log-entry"),
     (crate::audit::TABLE_NODE, "log-node"),
@@ -86,6 +88,8 @@ pub const TABLES: [(u8, &str); 33] = [
     (ORDER, "order"),
     (CHAT_EPOCH, "chat-epoch"),
     (PROPOSAL_OPEN, "open-proposal"),
+    (MANDATE, "mandate"),
+    (MANDATE_AGE, "mandate-age"),
 ];
 
 /// When keys were last handed to a restarted node.
@@ -257,6 +261,13 @@ pub(super) struct GrantRow {
     pub(super) spent: u32,
 }
 
+/// What was released under a deletion's mandate. Key: hash of the statement.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct MandateRow {
+    /// By epoch: the lease keys, by hash, that it went out to.
+    pub(super) served: BTreeMap<EpochNo, BTreeSet<[u8; 32]>>,
+}
+
 pub(super) fn get<T: DeserializeOwned, K: KvRead + ?Sized>(
     kv: &K,
     key: &[u8],
@@ -308,6 +319,12 @@ pub(super) fn grant_key(device: &DeviceId, id: &GrantId) -> Vec<u8> {
 }
 pub(super) fn grant_age_key(at_ms: WallMs, device: &DeviceId, id: &GrantId) -> Vec<u8> {
     keyed(GRANT_AGE, &[&at_ms.to_be_bytes(), &device.0, &id.0])
+}
+pub(super) fn mandate_key(id: &StatementHash) -> Vec<u8> {
+    keyed(MANDATE, &[&id.0])
+}
+pub(super) fn mandate_age_key(at_ms: WallMs, id: &StatementHash) -> Vec<u8> {
+    keyed(MANDATE_AGE, &[&at_ms.to_be_bytes(), &id.0])
 }
 pub(super) fn policy_key(id: &PolicyId) -> Vec<u8> {
     keyed(POLICY, &[&id.0])

@@ -11,10 +11,11 @@ use crate::custody::protocol::{KeyRef, Receipt, SealSession, StatementRefused, S
 use crate::policy::Margins;
 use crate::types::codec::{self, CodecError};
 use crate::types::{
-    AccountId, ChatId, CustodianId, DeploymentId, EpochNo, KeyId, MessageId, PolicyId, PublicKey,
-    Revision, SessionId, StatementHash, WallMs,
+    AccountId, ChatId, CustodianId, DeploymentId, EpochNo, HomeId, KeyId, MessageId, PolicyId,
+    PublicKey, Revision, SessionId, StatementHash, WallMs,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Format version of commands and replies.
 pub const COMMAND_VERSION: u8 = 1;
@@ -69,6 +70,8 @@ pub enum Command {
     WriteMessages(WriteMessages),
     /// A record's content is replaced.
     EditMessage(EditMessage),
+    /// A deletion was signed. Repeating it is success.
+    RecordDeletion(RecordDeletion),
     /// Custodians' promises for the journal.
     Journal(Vec<Receipt>),
     /// Forgets what is past its time: idempotency rows, sessions and their outbox, receipts.
@@ -103,6 +106,23 @@ impl ChatStatement {
     pub fn chat(&self) -> ChatId {
         membership::chat_id(&self.statement)
     }
+}
+
+/// See [`Command::RecordDeletion`], with what the leader found out about who signs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordDeletion {
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// This home.
+    pub home: HomeId,
+    /// What was signed.
+    pub statement: Envelope,
+    /// The account that custodians were asked about.
+    pub account: AccountId,
+    /// Key of its device that they called live; to `apply` every other device is unknown.
+    pub device: PublicKey,
+    /// Devices, as records name them, that custodians know as the account's, now or once.
+    pub own: BTreeSet<String>,
 }
 
 /// See [`Command::UndoStatement`].
@@ -244,7 +264,14 @@ pub enum Reply {
         /// It stood before.
         repeated: bool,
     },
-    /// To `CreateChat` and `ChatStatement`: whoever signed may not, or it is not the next one.
+    /// To `RecordDeletion`: it stands.
+    DeletionStands {
+        /// Entry time of its recording.
+        at_ms: WallMs,
+        /// It stood before.
+        repeated: bool,
+    },
+    /// To `CreateChat`, `ChatStatement` and `RecordDeletion`: whoever signed may not, or it is not the next one.
     Refused(StatementRefused),
     /// To `EpochIntent`: committed (now, or before with the same bytes).
     Intent(KeyRef),

@@ -11,7 +11,7 @@
 use super::command::{Command, Conflict, ConflictWhy, Proposal, Reply, SetPolicy};
 use super::rows::{self, ChatRow, Meta, PolicyRow, table};
 use super::{BATCH_ITEMS_MAX, POLICY_BYTES_MAX};
-use super::{epochs, members, messages, sweep};
+use super::{deletions, epochs, members, messages, sweep};
 use crate::custody::protocol::{Receipt, SealSession};
 use crate::policy::Policy;
 use crate::types::kv::{Kv, KvError, Machine, Position};
@@ -72,6 +72,7 @@ pub fn apply(kv: &mut dyn Kv, at: Position, proposal: Proposal) -> Result<Reply,
         Command::CloseEpoch(c) => epochs::close(&mut cx, c)?,
         Command::WriteMessages(c) => messages::write(&mut cx, c)?,
         Command::EditMessage(c) => messages::edit(&mut cx, c)?,
+        Command::RecordDeletion(c) => deletions::record(&mut cx, &c)?,
         Command::Journal(c) => journal(&mut cx, &c)?,
         Command::Sweep => {
             sweep::sweep(&mut cx, SWEEP_PER_SWEEP)?;

@@ -20,6 +20,7 @@
 //! does those. Nothing secret is ever in a [`command::Command`].
 
 pub mod command;
+mod deletions;
 mod epochs;
 pub mod feed;
 pub mod lease;
@@ -35,6 +36,7 @@ mod sweep;
 mod tests;
 
 pub use command::{Command, Proposal, Reply};
+pub use deletions::DELETIONS_MAX;
 pub use machine::HomeMachine;
 
 /// Records one epoch may seal before it closes; edits count too.

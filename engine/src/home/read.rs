@@ -6,8 +6,8 @@ use super::STATEMENTS_BYTES_MAX;
 use super::command::EpochIntent;
 use super::messages::lookup_key;
 use super::rows::{
-    self, ChatRow, DealingRow, EpochRow, IdempotencyRow, LeafState, Meta, OutboxRow, PolicyRow,
-    RecordRow, table,
+    self, ChatRow, DealingRow, DeletionRow, EpochRow, IdempotencyRow, LeafState, Meta, OutboxRow,
+    PolicyRow, RecordRow, table,
 };
 use crate::authz::envelope::Envelope;
 use crate::authz::membership::Member;
@@ -15,7 +15,7 @@ use crate::custody::protocol::{KeyRef, Receipt, SealSession, SealedItem};
 use crate::policy::{Margins, Policy};
 use crate::types::kv::{KvError, KvRead, Row};
 use crate::types::{
-    AccountId, ChatId, CustodianId, EpochNo, KeyId, MessageId, PolicyId, SessionId,
+    AccountId, ChatId, CustodianId, EpochNo, KeyId, MessageId, PolicyId, SessionId, StatementHash,
 };
 
 /// Most statements read at once.
@@ -198,6 +198,18 @@ pub fn record(
     message: MessageId,
 ) -> Result<Option<RecordRow>, KvError> {
     rows::get(kv, &rows::record_key(chat, message))
+}
+
+/// A deletion that was recorded.
+///
+/// # Errors
+/// [`KvError`].
+pub fn deletion(
+    kv: &dyn KvRead,
+    chat: &ChatId,
+    id: &StatementHash,
+) -> Result<Option<DeletionRow>, KvError> {
+    rows::get(kv, &rows::deletion_key(chat, id))
 }
 
 /// Up to `limit` records from `from` on, in order of id.

@@ -3,6 +3,7 @@
 //! Numbers in keys are big-endian so that they sort; names are followed by a
 //! zero byte, which no name contains. Values are [`codec`] bytes of the row types here.
 
+use crate::authz::envelope::Envelope;
 use crate::authz::membership::{ChatHead, Invite, Member};
 use crate::crypto::message::RecordKind;
 use crate::custody::protocol::StoreOutcome;
@@ -11,7 +12,7 @@ use crate::types::codec;
 use crate::types::kv::{Kv, KvError, KvRead};
 use crate::types::{
     AccountId, ChatId, CustodianId, EpochNo, KeyId, MessageId, PolicyId, PublicKey, Revision,
-    SessionId, WallMs,
+    SessionId, StatementHash, WallMs,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,10 @@ pub mod table {
     pub const STATEMENT: u8 = 0x13;
     /// chat → [`UndoRow`](super::UndoRow).
     pub const UNDO: u8 = 0x14;
+    /// chat, hash of a deletion statement → [`DeletionRow`](super::DeletionRow).
+    pub const DELETION: u8 = 0x15;
+    /// chat → how many deletions of it wait.
+    pub const DELETIONS: u8 = 0x16;
 }
 
 /// The shard's own row.
@@ -120,6 +125,15 @@ pub struct UndoRow {
     pub member: Option<(AccountId, Option<Member>)>,
     /// The invite it changed.
     pub invite: Option<(PublicKey, Option<Invite>)>,
+}
+
+/// A deletion that was signed, and waits to be carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeletionRow {
+    /// As it was signed; its mandate ends 24 hours after it was made.
+    pub statement: Envelope,
+    /// Entry time of its recording.
+    pub at_ms: WallMs,
 }
 
 /// The open epoch of a chat.
@@ -303,6 +317,14 @@ pub fn invite_key(chat: &ChatId, invite: &PublicKey) -> Vec<u8> {
 /// Key of a statement.
 pub fn statement_key(chat: &ChatId, number: u64) -> Vec<u8> {
     key(table::STATEMENT, &[&chat.0, &number.to_be_bytes()])
+}
+/// Key of a deletion.
+pub fn deletion_key(chat: &ChatId, id: &StatementHash) -> Vec<u8> {
+    key(table::DELETION, &[&chat.0, &id.0])
+}
+/// Key of the number of a chat's deletions.
+pub fn deletions_key(chat: &ChatId) -> Vec<u8> {
+    key(table::DELETIONS, &[&chat.0])
 }
 /// Key of what a chat's newest statement changed.
 pub fn undo_key(chat: &ChatId) -> Vec<u8> {

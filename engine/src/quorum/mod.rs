@@ -103,6 +103,7 @@ pub(crate) fn may_end(refusal: Refusal) -> bool {
             | Refusal::Order
             | Refusal::Damaged
             | Refusal::Grant(_)
+            | Refusal::Mandate(_)
             | Refusal::AccountBudget { .. }
             | Refusal::HomeNodeBudget { .. }
             | Refusal::OverallBudget { .. }

@@ -17,7 +17,8 @@ use quorate_engine::authz::identity::{AccountPayload, AccountState, DeviceRecord
 use quorate_engine::authz::membership::{ChatPayload, chat_id};
 use quorate_engine::crypto::labels;
 use quorate_engine::custody::protocol::{
-    CHATS_PER_LOOKUP_MAX, CustodianReply, LookupReply, LookupRequest, SignedHead, StatementRefused,
+    CHATS_PER_LOOKUP_MAX, ChainRequest, ChainTold, CustodianReply, LookupReply, LookupRequest,
+    SignedHead, StatementRefused,
 };
 use quorate_engine::custody::{self, ChainHead, Chained, Command, Effect};
 use quorate_engine::types::{AccountId, DeviceId, Outcome};
@@ -237,6 +238,31 @@ impl Custodian {
             })
         });
         Ok(CustodianReply::Lookup(reply.map_err(|e| busy(e.0))?))
+    }
+
+    /// The end of an account's chain, signed, and its statements from a number on.
+    pub(super) async fn account_chain(&self, r: &ChainRequest) -> Answered<CustodianReply> {
+        self.0.consensus.read_index().await?;
+        let chain = ChainId::Account(r.account);
+        let read = view(&*self.0.consensus, |kv| {
+            Ok((
+                custody::chain_head(kv, &chain)?,
+                custody::statements(kv, &chain, r.from)?,
+            ))
+        });
+        let (head, statements) = read.map_err(|e| busy(e.0))?;
+        let told = head.map(|h| {
+            let entry = EntryRef {
+                index: h.entry,
+                time_ms: h.time_ms,
+                leaf: [0; 32],
+            };
+            ChainTold {
+                head: self.sign_head(h.chain, (h.number, h.hash.0), &entry),
+                statements,
+            }
+        });
+        Ok(CustodianReply::AccountChain(told))
     }
 
     async fn account_for(

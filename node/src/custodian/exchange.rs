@@ -20,6 +20,7 @@ use futures::future::{BoxFuture, join_all};
 use quorate_engine::authz::chain::{ChainId, Source};
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::identity::AuthorityRecord;
+use quorate_engine::authz::membership::ChatPayload;
 use quorate_engine::custody::{self, ChainHead};
 use quorate_engine::policy::Policy;
 use quorate_engine::types::kv::KvError;
@@ -48,6 +49,10 @@ const PAGES_MAX: usize = 64;
 const STATEMENTS_MAX: usize = 4_096;
 /// Statements refused for their age that are remembered.
 const AGED_MAX: usize = 4_096;
+/// A statement that was refused here and taken elsewhere is tried again after so long.
+const DISPUTED_AGAIN: Duration = Duration::from_secs(600);
+/// Chains with such a statement that are remembered.
+const DISPUTED_MAX: usize = 4_096;
 /// Chains that are looked after in one round.
 const CHAINS_MAX: usize = 4_096;
 
@@ -119,6 +124,8 @@ pub(super) struct Exchange {
     behind: Mutex<BTreeSet<ChainId>>,
     /// Hashes of statements that were refused for their age.
     aged: Mutex<BTreeSet<[u8; 32]>>,
+    /// Statements that another custodian took and this one refuses, by chain, and when it did.
+    disputed: Mutex<BTreeMap<ChainId, ([u8; 32], tokio::time::Instant)>>,
     /// What of the trust directory was refused.
     refused: Mutex<BTreeSet<String>>,
     /// Next entry to ask each custodian for, and the node that led it.
@@ -140,6 +147,39 @@ impl Exchange {
     pub(super) fn refuse(&self, what: String) {
         let mut refused = self.refused.lock().expect("no holder panics");
         refused.insert(what);
+    }
+
+    /// Whether this very statement was refused here a while ago.
+    fn disputes(&self, chain: &ChainId, hash: &[u8; 32]) -> bool {
+        let disputed = self.disputed.lock().expect("no holder panics");
+        let row = disputed.get(chain);
+        row.is_some_and(|(h, at)| h == hash && at.elapsed() < DISPUTED_AGAIN)
+    }
+
+    fn is_disputed(&self, chain: &ChainId) -> bool {
+        let disputed = self.disputed.lock().expect("no holder panics");
+        disputed.contains_key(chain)
+    }
+
+    fn dispute(&self, chain: ChainId, hash: [u8; 32]) {
+        let mut disputed = self.disputed.lock().expect("no holder panics");
+        if disputed.len() >= DISPUTED_MAX {
+            // Forgotten ones are refused again, and remembered again.
+            disputed.clear();
+        }
+        disputed.insert(chain, (hash, tokio::time::Instant::now()));
+    }
+
+    fn settled(&self, chain: &ChainId) {
+        let mut disputed = self.disputed.lock().expect("no holder panics");
+        disputed.remove(chain);
+    }
+
+    /// Chains to look at again in the next round, whoever says that they changed.
+    pub(super) fn open(&self) -> BTreeSet<ChainId> {
+        let mut open = self.behind.lock().expect("no holder panics").clone();
+        open.extend(self.disputed.lock().expect("no holder panics").keys());
+        open
     }
 
     fn behind(&self, chain: ChainId, is: bool) {
@@ -249,15 +289,8 @@ impl Custodian {
                 known.insert(other.id.clone(), head);
             }
         }
-        // What was behind in the round before is looked at again, whoever has it.
-        let open = self
-            .0
-            .exchange
-            .behind
-            .lock()
-            .expect("no holder panics")
-            .clone();
-        for chain in open {
+        // What was behind or disputed in the round before is looked at again, whoever has it.
+        for chain in self.0.exchange.open() {
             let told = heads.entry(chain).or_default();
             let silent = others.iter().filter(|n| !told.contains_key(&n.id));
             let asked = join_all(silent.map(|n| self.head_of(n, chain))).await;
@@ -405,7 +438,10 @@ impl Custodian {
             let own = view(&*self.0.consensus, |kv| custody::chain_head(kv, &chain))?;
             let have = own.map(|h| h.number);
             if have.is_none_or(|n| n < head.number) {
-                self.0.exchange.behind(chain, true);
+                // One that was refused here for good, and that too few took, holds nothing back.
+                if !self.0.exchange.is_disputed(&chain) {
+                    self.0.exchange.behind(chain, true);
+                }
                 let from = have.map_or(0, |n| n + 1);
                 let shown = self.fetch_statements(other, chain, from).await;
                 let shown = linked(&chain, own.map(|h| (h.number, h.hash.0)), shown);
@@ -443,6 +479,21 @@ impl Custodian {
         Ok(here.first().is_some_and(|s| s.hash() != head.hash.0))
     }
 
+    /// Whether the account of who signed a chat's statement is itself not complete here: then a
+    /// refusal may be this custodian's lack of knowledge.
+    fn waits_for_signer(&self, kind: Kind, statement: &Envelope) -> bool {
+        if kind != Kind::Chat {
+            return false;
+        }
+        let signer = match statement.read("statement about a chat") {
+            Ok(ChatPayload::Genesis(g)) => g.creator,
+            Ok(ChatPayload::Statement(s)) => s.account,
+            Err(_) => return false,
+        };
+        let behind = self.0.exchange.behind.lock().expect("no holder panics");
+        behind.contains(&ChainId::Account(signer))
+    }
+
     /// Whether a blocking set of every approved policy told this very head, which the shown
     /// statements end in: then age is no reason to doubt them.
     fn vouched(
@@ -474,7 +525,13 @@ impl Custodian {
         Ok(first.is_some_and(|p| blocks(&p) && parsed.all(|p| blocks(&p))))
     }
 
-    /// Proposes statements in order, until one does not stand. Whether all do.
+    /// Proposes statements in order, until one does not stand. Whether this custodian has now all
+    /// that it must have before it releases.
+    ///
+    /// One that is refused here, for another reason than its age, is somebody's mistake or attack
+    /// as long as no blocking set has taken it: what it changes is not *done*, and no authorised
+    /// set lacks a custodian that stands where this one does. It is remembered, tried again, and
+    /// holds nothing back. Once a blocking set has it, it does until it is taken.
     async fn propose_all(&self, chain: &ChainId, statements: Vec<Envelope>, vouched: bool) -> bool {
         let kind = Kind::of(chain);
         let source = match vouched {
@@ -484,6 +541,10 @@ impl Custodian {
         for statement in statements {
             // Refused for its age once, it waits for a blocking set that has it: no entry a round.
             let hash = statement.hash();
+            if !vouched && self.0.exchange.disputes(chain, &hash) {
+                return true;
+            }
+            let waits = self.waits_for_signer(kind, &statement);
             if !vouched
                 && self
                     .0
@@ -496,7 +557,7 @@ impl Custodian {
                 return false;
             }
             match self.take_statement(kind, source, statement).await {
-                Ok(Ok(_)) => {}
+                Ok(Ok(_)) => self.0.exchange.settled(chain),
                 Ok(Err(refusal)) if refusal.code == "untimely" => {
                     let mut aged = self.0.exchange.aged.lock().expect("no holder panics");
                     if aged.len() >= AGED_MAX {
@@ -505,7 +566,20 @@ impl Custodian {
                     aged.insert(hash);
                     return false;
                 }
-                Ok(Err(refusal)) => return matches!(refusal.code.as_str(), "fork" | "forked"),
+                Ok(Err(refusal)) if matches!(refusal.code.as_str(), "fork" | "forked") => {
+                    self.0.exchange.settled(chain);
+                    return true;
+                }
+                Ok(Err(refusal)) if vouched || waits || refusal.code == "behind" => return false,
+                Ok(Err(refusal)) => {
+                    tracing::warn!(
+                        code = refusal.code,
+                        "another custodian took a statement that is refused here: {}",
+                        refusal.reason
+                    );
+                    self.0.exchange.dispute(*chain, hash);
+                    return true;
+                }
                 Err(e) => {
                     tracing::debug!("a statement of another custodian was not proposed: {e}");
                     return false;

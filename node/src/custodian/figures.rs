@@ -152,6 +152,7 @@ pub(super) fn code(reason: &Refusal) -> String {
         Refusal::OverallBudget { .. } => "overall_budget",
         Refusal::Damaged => "damaged",
         Refusal::Order => "order_not_in_force",
+        Refusal::Mandate(why) => return format!("mandate_{}", why.code()),
     }
     .into()
 }

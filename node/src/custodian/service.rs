@@ -12,6 +12,7 @@ use fail::fail_point;
 use futures::future::BoxFuture;
 use quorate_engine::audit::Log;
 use quorate_engine::authz::chain::Source;
+use quorate_engine::authz::deletion::Mandate;
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::{Authorised, Claimed, HomePeer, authorise_peer};
 use quorate_engine::crypto::seal::{Receiver, RecipientPublic};
@@ -22,7 +23,7 @@ use quorate_engine::custody::protocol::{
 use quorate_engine::custody::{
     self, Applied, Command, Committed, Effect, KeyKind, LeaseSender, PreparedStore, RequestError,
     StoreDecision, WrappingKeys, check_store, finish_release, open_session, prepare_abandon,
-    prepare_order_release, prepare_release, prepare_store,
+    prepare_mandate_release, prepare_order_release, prepare_release, prepare_store,
 };
 use quorate_engine::types::{AccountId, DeploymentId, DeviceId, HomeId, NodeId, codec};
 use std::collections::BTreeMap;
@@ -155,6 +156,8 @@ impl Custodian {
             CustodianRequest::AccountStatement(_) => "account_statement",
             CustodianRequest::Lookup(_) => "lookup",
             CustodianRequest::OrderRelease(_) => "order_release",
+            CustodianRequest::MandateRelease(_) => "mandate_release",
+            CustodianRequest::AccountChain(_) => "account_chain",
         };
         let (mut reply, leaving) = match self.0.requests.try_acquire() {
             Err(_) => {
@@ -211,6 +214,17 @@ impl Custodian {
                 let (reply, leaving) = self.let_out(&who, r.lease_key, command).await?;
                 return Ok((reply, Some(leaving)));
             }
+            CustodianRequest::MandateRelease(r) => {
+                let who = self.authorise(from, &r.home, r.deployment, Some(r.node))?;
+                let chats = r.keys.iter().map(|k| k.chat);
+                let account = Mandate::read(&r.statement).map(|m| m.deletion().account);
+                if let Some(why) = self.behind(chats, account.ok()) {
+                    return Err(busy(why));
+                }
+                let command = prepare_mandate_release(&self.0.place, &who, &r).map_err(invalid)?;
+                let (reply, leaving) = self.let_out(&who, r.lease_key, command).await?;
+                return Ok((reply, Some(leaving)));
+            }
             CustodianRequest::Abandon(r) => {
                 let who = self.authorise(from, &r.home, r.deployment, None)?;
                 self.abandon(&who, &r).await
@@ -227,6 +241,10 @@ impl Custodian {
             CustodianRequest::Lookup(r) => {
                 self.authorise(from, &r.home, r.deployment, None)?;
                 self.lookup(&r).await
+            }
+            CustodianRequest::AccountChain(r) => {
+                self.authorise(from, &r.home, r.deployment, None)?;
+                self.account_chain(&r).await
             }
         };
         Ok((reply?, None))

@@ -7,8 +7,8 @@
 use futures::future::BoxFuture;
 use quorate_engine::api::registry::Statement;
 use quorate_engine::api::{
-    Append, Appended, Chat, ChatList, CreateChat, Edit, Members, Message, Page, QuorumProblem,
-    StatementAcks, Status, Written,
+    AccountChain, Append, Appended, Chat, ChatList, CreateChat, Deletion, Edit, Members, Message,
+    Page, PostDeletion, QuorumProblem, StatementAcks, Status, Written,
 };
 use quorate_engine::authz::grant::GrantRefusal;
 use quorate_engine::types::{AccountId, ChatId, MessageId, Outcome, RequestId, Revision};
@@ -179,6 +179,13 @@ pub trait HomeApi: Send + Sync + 'static {
         chat: ChatId,
         statement: Statement,
     ) -> BoxFuture<'_, HomeResult<StatementAcks>>;
+    /// Keeps a deletion statement about messages of a chat. Erases nothing.
+    fn delete(
+        &self,
+        caller: Caller,
+        chat: ChatId,
+        request: PostDeletion,
+    ) -> BoxFuture<'_, HomeResult<Deletion>>;
     /// Passes a statement about an account on to the custodians.
     fn account_statement(
         &self,
@@ -186,6 +193,13 @@ pub trait HomeApi: Send + Sync + 'static {
         account: AccountId,
         statement: Statement,
     ) -> BoxFuture<'_, Result<StatementAcks, HomeError>>;
+    /// Statements of the caller's own account, as custodians hold them, from a number on.
+    fn account_chain(
+        &self,
+        caller: Caller,
+        account: AccountId,
+        from: u64,
+    ) -> BoxFuture<'_, Result<AccountChain, HomeError>>;
     /// Members of a chat in order of account.
     fn members(
         &self,

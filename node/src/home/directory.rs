@@ -164,6 +164,43 @@ impl Directory {
         }
     }
 
+    /// Whether a device is one of an account, or was once: a satisfying set of custodians says so.
+    ///
+    /// # Errors
+    /// [`HomeError::Quorum`] when too few say anything.
+    pub(super) async fn belongs(
+        &self,
+        core: &Core,
+        account: AccountId,
+        device: DeviceId,
+    ) -> Result<bool, Fail> {
+        let policy = &core.config.policy;
+        let all = policy.custodians();
+        let found = |said: &Told| {
+            let known = |known: bool| {
+                let of = said.iter();
+                let of = of.filter(|(_, r)| (r.device != DeviceStanding::Unknown) == known);
+                of.map(|(c, _)| c.clone()).collect::<BTreeSet<_>>()
+            };
+            let hopeful = all.difference(&known(false)).cloned().collect();
+            match (
+                policy.satisfied_by(&known(true)),
+                policy.satisfied_by(&hopeful),
+            ) {
+                (true, _) => Some(true),
+                (false, false) => Some(false),
+                (false, true) => None,
+            }
+        };
+        let found_enough = |said: &Told| found(said).is_some();
+        let said = ask(core, account, device, &[], LOOKUP_MS_MAX, found_enough).await;
+        found(&said).ok_or_else(|| {
+            let answered: BTreeSet<CustodianId> = said.keys().cloned().collect();
+            let silent = all.difference(&answered).cloned().collect();
+            Fail::Home(core.too_few(answered, silent))
+        })
+    }
+
     /// Asks about many chats of one account at once, and remembers good standing in them.
     pub(super) async fn warm(
         &self,

@@ -52,10 +52,10 @@ struct Scanned {
 }
 
 /// A key for a moment's use: wiped when this is dropped.
-struct Opened {
-    epoch: EpochNo,
-    data_key: DataKey,
-    releases: Vec<(CustodianId, u64)>,
+pub(super) struct Opened {
+    pub(super) epoch: EpochNo,
+    pub(super) data_key: DataKey,
+    pub(super) releases: Vec<(CustodianId, u64)>,
 }
 
 /// When what a record says now was written.

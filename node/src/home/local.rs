@@ -5,12 +5,12 @@ use super::api::{At, Caller, HomeError};
 use super::core::{Core, Fail};
 use super::directory::Who;
 use super::shard::Shard;
-use super::{disclose, reader, shard, statements, writer};
+use super::{deletions, disclose, reader, shard, statements, writer};
 use quorate_engine::api::disclosure::{ExecuteOrder, Part};
 use quorate_engine::api::registry::Statement;
 use quorate_engine::api::{
-    Append, Appended, Chat, CreateChat, Edit, Member, Members, Message, Page, StatementAcks,
-    Written,
+    Append, Appended, Chat, CreateChat, Deletion, Edit, Member, Members, Message, Page,
+    PostDeletion, StatementAcks, Written,
 };
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::grant::{Action, decide_key};
@@ -62,6 +62,8 @@ pub enum Op {
     Members(Caller, ChatId, Option<AccountId>, usize),
     /// A part of a disclosure order's result.
     Disclose(ExecuteOrder),
+    /// `delete`
+    Delete(Caller, ChatId, PostDeletion),
 }
 
 /// What an operation gives.
@@ -84,6 +86,8 @@ pub enum Done {
     Members(At<Members>),
     /// To `Disclose`.
     Disclosed(At<Part>),
+    /// To `Delete`.
+    Deletion(At<Deletion>),
 }
 
 impl Op {
@@ -100,6 +104,7 @@ impl Op {
             | Op::Message(_, chat, _)
             | Op::Page(_, chat, ..)
             | Op::Statement(_, chat, _)
+            | Op::Delete(_, chat, _)
             | Op::Members(_, chat, ..) => chat,
         };
         shard::shard_of(chat, shards)
@@ -109,7 +114,7 @@ impl Op {
     pub fn writes(&self) -> bool {
         matches!(
             self,
-            Op::CreateChat(..) | Op::Append(..) | Op::Edit(..) | Op::Statement(..)
+            Op::CreateChat(..) | Op::Append(..) | Op::Edit(..) | Op::Statement(..) | Op::Delete(..)
         )
     }
 }
@@ -210,6 +215,10 @@ pub async fn perform(core: &Arc<Core>, op: Op) -> Result<Done, Fail> {
             admission::admit(core, &caller, Action::Read, Some(chat)).await?;
             let members = members(&shard, &chat, after, limit)?;
             Ok(Done::Members(at(number, index, members)))
+        }
+        Op::Delete(caller, chat, request) => {
+            let (index, deletion) = deletions::record(core, &shard, &caller, chat, request).await?;
+            Ok(Done::Deletion(at(number, index, deletion)))
         }
         // No grant: custodians release under the order or not at all.
         Op::Disclose(request) => {

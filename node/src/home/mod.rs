@@ -16,6 +16,7 @@ mod admission;
 pub mod api;
 mod core;
 pub mod custodians;
+mod deletions;
 mod directory;
 mod disclose;
 mod group;

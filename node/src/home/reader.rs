@@ -230,6 +230,7 @@ fn open(
         sent_ms: row.sent_ms,
         edited_ms: row.edited_ms,
         device: row.device,
+        epoch: row.epoch,
         content,
     })
 }

@@ -3,21 +3,23 @@
 //! One task takes every wish for a key, lets wishes for the same key under the
 //! same grant wait for one answer, and collects up to 256 keys with one request a custodian. The
 //! engine's collector decides whom to ask; this turns its asks into calls. Keys under a
-//! disclosure order ([`disclose`](super::disclose)) are collected the same way and not leased.
+//! disclosure order ([`disclose`](super::disclose)) or a deletion's mandate
+//! ([`deletions`](super::deletions)) are collected the same way and not leased.
 
 use super::core::Core;
 use super::custodians::AskError;
 use super::leases::{LeaseError, LeasedKey, NewLease};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::grant::{Grant, GrantHash, GrantRefusal};
 use quorate_engine::crypto::seal::{
     Receiver, RecipientKey, ReleaseBinding, ShareBinding, release_info,
 };
 use quorate_engine::crypto::subkeys;
 use quorate_engine::custody::protocol::{
-    CustodianReply, CustodianRequest, KeyRef, OrderReleaseRequest, Reason, Receipt, Refusal,
-    ReleaseReply, ReleaseRequest, ShareResult,
+    CustodianReply, CustodianRequest, KeyRef, MandateReleaseRequest, OrderReleaseRequest, Reason,
+    Receipt, Refusal, ReleaseReply, ReleaseRequest, ShareResult,
 };
 use quorate_engine::home::read;
 use quorate_engine::policy::Policy;
@@ -191,6 +193,8 @@ pub(super) enum Authority {
     Grant(Arc<Grant>, Reason),
     /// A disclosure order.
     Order(OrderId),
+    /// A deletion statement's mandate.
+    Mandate(Arc<Envelope>),
 }
 
 impl Authority {
@@ -199,6 +203,7 @@ impl Authority {
         match self {
             Authority::Grant(grant, _) => grant.hash().0,
             Authority::Order(id) => id.0,
+            Authority::Mandate(statement) => statement.hash(),
         }
     }
 }
@@ -469,6 +474,17 @@ impl Job {
                 order: *order,
                 keys,
             }),
+            Authority::Mandate(statement) => {
+                CustodianRequest::MandateRelease(MandateReleaseRequest {
+                    request,
+                    home,
+                    node,
+                    deployment,
+                    lease_key,
+                    statement: (**statement).clone(),
+                    keys,
+                })
+            }
         };
         let wait = ask.deadline.saturating_sub(self.core.clock.mono());
         let reply = self

@@ -4,6 +4,7 @@
 //! lost on the way is sent again until the deadline. Only then is the caller
 //! told *unknown*.
 
+use super::admission::Admitted;
 use super::api::{At, Caller, HomeApi, HomeError, HomeResult};
 use super::core::{Core, Fail, HomeConfig, RETRY_MS};
 use super::custodians::Transport;
@@ -17,11 +18,11 @@ use futures::future::BoxFuture;
 use quorate_engine::api::disclosure::{ExecuteOrder, Part};
 use quorate_engine::api::registry::Statement;
 use quorate_engine::api::{
-    Append, Appended, Chat, ChatList, CreateChat, Edit, Members, Message, Page, StatementAcks,
-    Status, Written,
+    AccountChain, Append, Appended, Chat, ChatList, CreateChat, Deletion, Edit, Members, Message,
+    Page, PostDeletion, StatementAcks, Status, Written,
 };
 use quorate_engine::authz::envelope::Envelope;
-use quorate_engine::authz::grant::Action;
+use quorate_engine::authz::grant::{Action, GrantRefusal};
 use quorate_engine::authz::identity::{AccountPayload, account_id};
 use quorate_engine::custody::protocol::ChainId;
 use quorate_engine::types::{AccountId, ChatId, MessageId, NodeId, Outcome, Revision};
@@ -225,6 +226,19 @@ impl Home {
             .await
     }
 
+    /// Lets a caller in that wants nothing of a chat.
+    async fn admitted(&self, caller: &Caller) -> Result<Admitted, HomeError> {
+        let admitted = admission::admit(&self.core, caller, Action::Read, None).await;
+        admitted.map_err(|e| match e {
+            Fail::Home(e) => e,
+            other => HomeError::Unavailable {
+                detail: other.to_string(),
+                retry_ms: RETRY_MS,
+                outcome: Outcome::NotDone,
+            },
+        })
+    }
+
     /// Every node of this home forgets what it remembers of an account, so that a revocation is
     /// obeyed when its caller is told of it. A node that cannot be told forgets by itself within
     /// [`STANDING_MS`](super::directory::STANDING_MS), which is waited for.
@@ -306,6 +320,7 @@ impl Service for Home {
                 Ok(Done::Statement(at)) => packed(TAG_OK, &at),
                 Ok(Done::Members(at)) => packed(TAG_OK, &at),
                 Ok(Done::Disclosed(at)) => packed(TAG_OK, &at),
+                Ok(Done::Deletion(at)) => packed(TAG_OK, &at),
                 Err(Fail::NotLeader(leader)) => packed(TAG_NOT_LEADER, &leader),
                 Err(Fail::NotDone(why)) => Ok(worded(TAG_NOT_DONE, &why)),
                 Err(Fail::Unknown(why)) => Ok(worded(TAG_UNKNOWN, &why)),
@@ -424,6 +439,16 @@ impl HomeApi for Home {
         Box::pin(self.run(op, unpack!(Statement)))
     }
 
+    fn delete(
+        &self,
+        caller: Caller,
+        chat: ChatId,
+        request: PostDeletion,
+    ) -> BoxFuture<'_, HomeResult<Deletion>> {
+        let op = Op::Delete(caller, chat, request);
+        Box::pin(self.run(op, unpack!(Deletion)))
+    }
+
     fn account_statement(
         &self,
         caller: Caller,
@@ -432,16 +457,7 @@ impl HomeApi for Home {
     ) -> BoxFuture<'_, Result<StatementAcks, HomeError>> {
         Box::pin(async move {
             let core = &self.core;
-            if let Err(e) = admission::admit(core, &caller, Action::Read, None).await {
-                return Err(match e {
-                    Fail::Home(e) => e,
-                    other => HomeError::Unavailable {
-                        detail: other.to_string(),
-                        retry_ms: RETRY_MS,
-                        outcome: Outcome::NotDone,
-                    },
-                });
-            }
+            self.admitted(&caller).await?;
             let statement = Envelope::from(&statement);
             let about = match statement.read("account statement") {
                 Ok(AccountPayload::Genesis(_)) => Ok(account_id(&statement)),
@@ -457,6 +473,26 @@ impl HomeApi for Home {
             let said = statements::tell(core, chain, &statement).await;
             self.forget_everywhere(chain).await;
             Ok(said.shown())
+        })
+    }
+
+    fn account_chain(
+        &self,
+        caller: Caller,
+        account: AccountId,
+        from: u64,
+    ) -> BoxFuture<'_, Result<AccountChain, HomeError>> {
+        Box::pin(async move {
+            let who = self.admitted(&caller).await?;
+            // Others' devices and authorities are nobody else's business.
+            if who.account() != account {
+                let why = GrantRefusal::DeviceUnknown;
+                return Err(HomeError::Denied {
+                    why,
+                    detail: format!("the grant is of another account than {account}"),
+                });
+            }
+            statements::account_chain(&self.core, account, from).await
         })
     }
 

@@ -4,19 +4,22 @@
 //! of one number on. Beyond that the home is a messenger: what it passes on was signed by others, and what
 //! it brings back is signed by the custodians. The client counts.
 
+use super::api::HomeError;
 use super::core::{Core, Fail};
 use super::shard::Shard;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use quorate_engine::api::{StatementAck, StatementAcks};
+use quorate_engine::api::registry::Statement;
+use quorate_engine::api::{AccountChain, StatementAck, StatementAcks};
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::custody::protocol::{
-    ChainId, CustodianReply, CustodianRequest, SignedHead, StatementRefused, StatementRequest,
+    ChainId, ChainRequest, ChainTold, CustodianReply, CustodianRequest, SignedHead,
+    StatementRefused, StatementRequest,
 };
 use quorate_engine::home::command::{Reply, UndoStatement};
 use quorate_engine::home::{Command, read};
 use quorate_engine::policy::Policy;
-use quorate_engine::types::{ChatId, CustodianId, StatementHash};
+use quorate_engine::types::{AccountId, ChatId, CustodianId, StatementHash};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -206,6 +209,65 @@ pub(super) async fn tell(core: &Core, chain: ChainId, statement: &Envelope) -> S
     }
     core.directory.forget(&chain);
     said
+}
+
+/// An account's statements from number `from` on, as the custodian with the longest chain shows
+/// them, and every custodian's signed word about where its chain ends.
+pub(super) async fn account_chain(
+    core: &Core,
+    account: AccountId,
+    from: u64,
+) -> Result<AccountChain, HomeError> {
+    let chain = ChainId::Account(account);
+    let request = CustodianRequest::AccountChain(ChainRequest {
+        home: core.config.home.clone(),
+        deployment: core.config.deployment,
+        account,
+        from,
+    });
+    let request = &request;
+    let mut silent = core.config.policy.custodians();
+    let asked = silent.clone().into_iter().map(|custodian| async move {
+        let told = core.custodians.ask(&custodian, request, STATEMENT_MS_MAX);
+        let told = told.await;
+        (custodian, told)
+    });
+    let (mut said, mut longest) = (Said::default(), None::<ChainTold>);
+    for (custodian, told) in futures::future::join_all(asked).await {
+        let Ok(CustodianReply::AccountChain(told)) = told else {
+            continue;
+        };
+        silent.remove(&custodian);
+        let Some(told) = told else { continue };
+        if !holds(core, &custodian, &chain, &told.head) {
+            tracing::warn!(%custodian, "its word on an account's chain does not verify");
+            continue;
+        }
+        said.acks.insert(custodian, told.head.clone());
+        if longest
+            .as_ref()
+            .is_none_or(|l| l.head.number < told.head.number)
+        {
+            longest = Some(told);
+        }
+    }
+    said.silent = silent;
+    let Some(longest) = longest else {
+        return Err(match said.silent.is_empty() {
+            true => HomeError::NotFound {
+                what: format!("account {account}"),
+            },
+            false => core.too_few(said.took(), said.silent),
+        });
+    };
+    let shown = said.shown();
+    Ok(AccountChain {
+        number: longest.head.number,
+        hash: hex::encode(longest.head.hash),
+        statements: longest.statements.iter().map(Statement::from).collect(),
+        acks: shown.acks,
+        unreachable: shown.unreachable,
+    })
 }
 
 type Word = Result<SignedHead, StatementRefused>;

@@ -15,9 +15,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use quorate_engine::api::{
-    APPEND_BODY_BYTES_MAX, Append, Appended, CONTENT_BYTES_MAX, Chat, ChatList, CreateChat, Edit,
-    MESSAGES_PER_CALL_MAX, Members, Message, POSITION_HEADER, Page, PostStatement, StatementAcks,
-    Status, Written,
+    APPEND_BODY_BYTES_MAX, AccountChain, Append, Appended, CONTENT_BYTES_MAX, Chat, ChatList,
+    CreateChat, Deletion, Edit, MESSAGES_PER_CALL_MAX, Members, Message, POSITION_HEADER, Page,
+    PostDeletion, PostStatement, StatementAcks, Status, Written,
 };
 use quorate_engine::authz::envelope::PAYLOAD_BYTES_MAX;
 use quorate_engine::authz::grant::GRANT_BYTES_MAX;
@@ -56,7 +56,11 @@ pub fn router_with(home: Arc<dyn HomeApi>, limits: Limits) -> Router {
         .route("/v1/chats/{chat}/messages", get(page).post(append))
         .route("/v1/chats/{chat}/members", get(members))
         .route("/v1/chats/{chat}/statements", post(chat_statement))
-        .route("/v1/accounts/{account}/statements", post(account_statement))
+        .route("/v1/chats/{chat}/deletions", post(delete))
+        .route(
+            "/v1/accounts/{account}/statements",
+            get(account_chain).post(account_statement),
+        )
         .route("/v1/chats/{chat}/messages/{id}", get(message).put(edit))
         .route("/v1/status", get(status))
         .route("/v1/openapi.json", get(super::openapi::serve))
@@ -386,6 +390,25 @@ pub(super) async fn chat_statement(
     Ok(at(StatusCode::OK, acks))
 }
 
+/// Keep a signed deletion statement about messages of a chat. Nothing is erased by it. Repeating it is safe.
+#[utoipa::path(post, path = "/v1/chats/{chat}/deletions", request_body = PostDeletion, tag = "messages",
+    params(("chat" = String, Path, description = "Chat id, 64 hex characters"),
+        ("authorization" = String, Header, description = "Bearer and a grant signed by the caller's device")),
+    responses((status = 201, body = Deletion, description = "It is recorded"), WriteProblems))]
+pub(super) async fn delete(
+    State(home): Home,
+    Granted(caller): Granted,
+    Segments(chat): Segments<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Handled<Response> {
+    let chat = input::path("chat", &chat)?;
+    let (request, _): (PostDeletion, _) =
+        input::json(&headers, body, STATEMENT_BODY_BYTES_MAX).await?;
+    let deletion = home.delete(caller, chat, request).await?;
+    Ok(at(StatusCode::CREATED, deletion))
+}
+
 /// Pass a signed statement about an account on to every custodian. Repeating it is safe.
 #[utoipa::path(post, path = "/v1/accounts/{account}/statements", request_body = PostStatement, tag = "members",
     params(("account" = String, Path, description = "Account id, 64 hex characters"),
@@ -405,6 +428,31 @@ pub(super) async fn account_statement(
         .account_statement(caller, account, request.statement)
         .await?;
     Ok(Json(acks))
+}
+
+/// Which statements.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ChainQuery {
+    /// The first statement's number; 0, the genesis, when omitted.
+    from: Option<u64>,
+}
+
+/// Statements of the caller's own account, as custodians hold them.
+#[utoipa::path(get, path = "/v1/accounts/{account}/statements", tag = "members",
+    params(("account" = String, Path, description = "Account id, 64 hex characters"), ChainQuery,
+        ("authorization" = String, Header, description = "Bearer and a grant signed by the caller's device")),
+    responses((status = 200, body = AccountChain, description = "The longest chain, and each custodian's word; count them"), ReadProblems))]
+pub(super) async fn account_chain(
+    State(home): Home,
+    Granted(caller): Granted,
+    Segments(account): Segments<String>,
+    Params(query): Params<ChainQuery>,
+) -> Handled<Json<AccountChain>> {
+    let account = input::path("account", &account)?;
+    let from = query.from.unwrap_or(0);
+    Ok(Json(home.account_chain(caller, account, from).await?))
 }
 
 /// The deployment as seen from this node.

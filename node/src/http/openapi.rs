@@ -30,6 +30,8 @@ Every call but status and this document carries a grant signed by the caller's d
         super::client::members,
         super::client::chat_statement,
         super::client::account_statement,
+        super::client::account_chain,
+        super::client::delete,
         super::client::status,
         serve,
     ),

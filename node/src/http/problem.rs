@@ -274,13 +274,22 @@ fn statement(code: &str, detail: String) -> Failure {
             StatusCode::CONFLICT,
             "read the members again and sign the statement anew on the head that they show",
         ),
-        "device" | "unsigned" | "not_a_member" | "role" | "invite" | "not_public" => (
+        "device"
+        | "unsigned"
+        | "not_a_member"
+        | "role"
+        | "invite"
+        | "not_public"
+        | "not_member"
+        | "role_missing"
+        | "epoch_before_membership"
+        | "signature" => (
             StatusCode::FORBIDDEN,
             "let somebody sign who may, or do first what is missing",
         ),
         _ => (
             StatusCode::UNPROCESSABLE_ENTITY,
-            "correct the statement and sign it anew; docs/identity.md has its form",
+            "correct the statement and sign it anew; docs/identity.md and docs/grants.md have its form",
         ),
     };
     let title = "The statement is refused";

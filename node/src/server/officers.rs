@@ -7,6 +7,7 @@ use quorate_engine::api::officers::{
     ProposalView, RosterView,
 };
 use quorate_engine::api::registry::Statement;
+use quorate_engine::authz::identity::RECOVERY_WAIT_MS;
 use quorate_engine::authz::officers::{ProposalId, ProposalState, Roster};
 use quorate_engine::authz::orders::{OrderState, OrderStatus};
 use quorate_engine::custody::ChatEpochs;
@@ -88,12 +89,14 @@ pub(super) fn officers(c: &Custodian) -> OperatorResult<OfficersView> {
     let (roster, proposals) = &seen.value;
     let own = Custodian::floor();
     let raised = roster.as_ref().and_then(Roster::floor);
+    let waits = roster.as_ref().map(Roster::waits).unwrap_or_default();
     Ok(OfficersView {
         deployment: place.deployment.to_string(),
         custodian: place.custodian.to_string(),
         position: seen.position,
         floor: raised.map_or(own, |f| f.higher(&own)),
-        cool_off_ms: Custodian::cool_off_ms(),
+        cool_off_ms: waits.cool_off_ms.unwrap_or(0).max(Custodian::cool_off_ms()),
+        recovery_wait_ms: waits.recovery_ms.unwrap_or(RECOVERY_WAIT_MS),
         roster: roster.as_ref().map(roster_view),
         proposals: proposals.iter().map(proposal_view).collect(),
     })

@@ -376,7 +376,9 @@ impl World {
             CustodianRequest::ChatStatement(_)
             | CustodianRequest::AccountStatement(_)
             | CustodianRequest::Lookup(_)
-            | CustodianRequest::OrderRelease(_) => unreachable!("no leader sends it"),
+            | CustodianRequest::OrderRelease(_)
+            | CustodianRequest::MandateRelease(_)
+            | CustodianRequest::AccountChain(_) => unreachable!("no leader sends it"),
             CustodianRequest::SealingKey => {
                 let statement = c.statement.clone();
                 self.answer(

@@ -3,6 +3,7 @@
 //! refused with its reason, recorded and counted; the legitimate one next to it succeeds.
 
 mod impostors;
+mod mandates;
 mod taken;
 mod timing;
 
@@ -79,6 +80,7 @@ fn attack(world: &World) -> BTreeMap<u64, String> {
     repeated(&h, &ch, &good, chat, (first, second));
     clocks(&h, &ch, &alice, chat, first);
     statements(&h, &ch, (&alice, &mallory), &genesis, first);
+    mandates::attack(&h, &ch, (&alice, &mallory), chat, (first, second));
     stores(&h, &ch, chat, first);
     large_and_forbidden(&h, &ch, &good, chat);
     withheld_revocation(&h);

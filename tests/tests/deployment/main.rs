@@ -7,6 +7,8 @@
 
 mod canaries;
 mod crashes;
+mod deletions;
+mod devices;
 mod entities;
 mod failpoints;
 mod faults;

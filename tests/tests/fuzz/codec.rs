@@ -2,6 +2,7 @@
 
 use super::mutate::{Dice, Kind};
 use super::run::Target;
+use quorate_engine::authz::deletion::MandateRefusal;
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::grant::GrantRefusal;
 use quorate_engine::authz::identity::device_id;
@@ -142,6 +143,15 @@ pub(crate) fn custodian_request() -> Target {
             order: OrderId([7; 32]),
             keys: (0..5).map(key).collect(),
         }),
+        CustodianRequest::MandateRelease(MandateReleaseRequest {
+            request: RequestId([9; 16]),
+            home: home(),
+            node: 2,
+            deployment,
+            lease_key: RecipientPublic(dice.bytes(1216)),
+            statement: statement().statement,
+            keys: (0..5).map(key).collect(),
+        }),
         CustodianRequest::Abandon(AbandonRequest {
             home: home(),
             deployment,
@@ -189,6 +199,7 @@ pub(crate) fn custodian_reply() -> Target {
                 },
                 ShareResult::Refused(Refusal::Frozen),
                 ShareResult::Refused(Refusal::Order),
+                ShareResult::Refused(Refusal::Mandate(MandateRefusal::LeaseKeyUsed)),
                 ShareResult::Refused(Refusal::Grant(GrantRefusal::Expired)),
                 ShareResult::Refused(Refusal::AccountBudget { retry_ms: 3_516 }),
             ],

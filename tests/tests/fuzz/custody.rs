@@ -4,6 +4,7 @@ use super::codec::name;
 use super::mutate::{Dice, Kind};
 use super::run::Target;
 use quorate_engine::authz::chain::Source;
+use quorate_engine::authz::deletion::{Deletion, Whose};
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::grant::{Action, ChatRange, Claims, Grant};
 use quorate_engine::authz::identity::{
@@ -11,8 +12,8 @@ use quorate_engine::authz::identity::{
 };
 use quorate_engine::authz::membership::{ChatGenesis, ChatPayload, chat_id};
 use quorate_engine::authz::officers::{
-    self, Act, Bootstrap, Decision, DocumentHash, Officer, OfficerKey, Statement, ThawScope,
-    Verdict,
+    self, Act, Bootstrap, Decision, DocumentHash, Floor, Officer, OfficerKey, Statement, ThawScope,
+    Verdict, Waits,
 };
 use quorate_engine::authz::orders::{Order, OrderScope, order_id};
 use quorate_engine::crypto::labels::{SIGN_ACCOUNT, SIGN_MEMBERSHIP, SIGN_OFFICER};
@@ -132,6 +133,31 @@ fn release(member: &Member, request: u8, keys: std::ops::Range<u8>) -> Release {
     }
 }
 
+/// A release of two keys under a deletion that the member's device signed.
+fn mandate(member: &Member) -> MandateRelease {
+    let home = HomeId::new("ae").expect("a valid name");
+    let deletion = Deletion {
+        deployment: DEPLOYMENT,
+        home: home.clone(),
+        chat: member.chat,
+        account: member.account,
+        device: device_id(&PublicKey(member.device.public())),
+        whose: Whose::Anyone,
+        messages: vec![1, 2],
+        epochs: vec![EPOCH],
+        at_ms: START_MS,
+        nonce: Nonce([3; 16]),
+    };
+    MandateRelease {
+        statement: deletion.sign(&member.device).expect("a good statement"),
+        request: RequestId([7; 16]),
+        home,
+        node: 1,
+        lease_key: [8; 32],
+        keys: (0..2).map(|n| key(member, n)).collect(),
+    }
+}
+
 fn key(member: &Member, n: u8) -> KeyRef {
     KeyRef {
         chat: member.chat,
@@ -202,6 +228,7 @@ fn script() -> Vec<Vec<u8>> {
         member.told.clone(),
         vec![Command::Release(release(&member, 5, 0..5))],
         vec![Command::Release(release(&member, 6, 0..2))],
+        vec![Command::MandateRelease(mandate(&member))],
         vec![Command::Freeze(Freeze {
             operator: operator.clone(),
             reason: reason(),
@@ -258,6 +285,11 @@ fn said_by_officers(operator: &Operator, key: KeyRef) -> Vec<Vec<Command>> {
         custodian: name("ch"),
         officers: (21..=23).map(officer).collect(),
         quorum: 2,
+        floor: Some(Floor::default()),
+        waits: Some(Waits {
+            cool_off_ms: None,
+            recovery_ms: Some(officers::WAIT_MS_MAX),
+        }),
     });
     let proposal = Statement::Proposal(officers::Proposal {
         custodian: name("ch"),

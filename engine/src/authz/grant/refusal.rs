@@ -1,35 +1,10 @@
-//! Every reason a grant opens nothing, each with its own code. Codes stand in
-//! logs, errors and `docs/grants.md`; they never change their meaning.
+//! Every reason a grant opens nothing.
 
-use serde::{Deserialize, Serialize};
-use std::fmt;
-
-macro_rules! refusals {
-    ($($(#[$doc:meta])* $name:ident, $code:literal, $text:literal;)+) => {
-        /// Why a grant, or one key asked for under it, is refused.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        pub enum GrantRefusal {
-            $($(#[$doc])* #[doc = $text] $name),+
-        }
-
-        impl GrantRefusal {
-            /// All of them, in the order they are checked.
-            pub const ALL: &[Self] = &[$(Self::$name),+];
-
-            /// The stable code of the reason.
-            pub fn code(self) -> &'static str {
-                match self { $(Self::$name => $code),+ }
-            }
-            /// What is wrong and what to do.
-            pub fn text(self) -> &'static str {
-                match self { $(Self::$name => $text),+ }
-            }
-        }
-    };
-}
+use super::super::refusals::refusals;
 
 refusals! {
+    /// Why a grant, or one key asked for under it, is refused.
+    GrantRefusal:
     TooLong, "too_long", "the grant is longer than 8192 bytes; name fewer chats";
     NotCompact, "not_compact", "the grant is not three base64url parts joined by two dots";
     NotBase64url, "not_base64url", "a part of the grant is not canonical base64url without padding";
@@ -62,11 +37,3 @@ refusals! {
     EpochBeforeMembership, "epoch_before_membership", "the account's membership begins with a later epoch";
     CeilingSpent, "ceiling_spent", "the grant's ceiling of keys is spent at this custodian; sign a new grant";
 }
-
-impl fmt::Display for GrantRefusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.text())
-    }
-}
-
-impl std::error::Error for GrantRefusal {}

@@ -101,6 +101,8 @@ pub struct Recovery {
     pub public: PublicKey,
     /// Entry time of its beginning at this custodian.
     pub begun_ms: WallMs,
+    /// The wait in force then, in milliseconds: a setting that changes meanwhile does not shorten it.
+    pub wait_ms: u64,
 }
 
 /// What a custodian keeps of an account.
@@ -528,6 +530,7 @@ impl Step<'_> {
         next.recovery = Some(Recovery {
             public: *public,
             begun_ms: self.ctx.now_ms,
+            wait_ms: self.ctx.recovery_wait_ms,
         });
         Ok(())
     }
@@ -543,7 +546,7 @@ impl Step<'_> {
         let id = self.room(public)?;
         self.authority()?;
         self.by(public, "the new device")?;
-        let wait = self.ctx.recovery_wait_ms.max(RECOVERY_WAIT_MS_MIN);
+        let wait = recovery.wait_ms.max(RECOVERY_WAIT_MS_MIN);
         let ready = recovery.begun_ms.saturating_add(wait);
         if self.ctx.now_ms < ready {
             let retry_ms = ready - self.ctx.now_ms;

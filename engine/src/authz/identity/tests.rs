@@ -342,23 +342,38 @@ fn one_signature_never_counts_for_two_authorities() {
 #[test]
 fn no_setting_makes_the_wait_shorter_than_its_floor() {
     let mut w = World::new();
-    assert_eq!(w.begin(2, &[100, 101, 2]), "ok");
+    let under = |w: &World, wait, change, by: &[u8]| {
+        let ctx = IdentityContext {
+            recovery_wait_ms: wait,
+            ..w.ctx()
+        };
+        advance(&w.state, &w.envelope(change, by), &ctx)
+    };
     let finish = |w: &World, wait| {
         let change = AccountChange::RecoverFinish {
             public: public(2),
             expires_ms: w.now + DAY_MS,
         };
-        let ctx = IdentityContext {
-            recovery_wait_ms: wait,
-            ..w.ctx()
-        };
-        advance(&w.state, &w.envelope(change, &[100, 2]), &ctx).is_ok()
+        under(w, wait, change, &[100, 2]).is_ok()
     };
+    let begin = |w: &World, wait| {
+        let change = AccountChange::RecoverBegin { public: public(2) };
+        under(w, wait, change, &[100, 101, 2]).unwrap()
+    };
+    let before = w.state.clone();
+    w.state = begin(&w, 0);
     w.now = T0 + RECOVERY_WAIT_MS_MIN - 1;
     assert!(!finish(&w, 0));
     w.now += 1;
     assert!(finish(&w, 0));
-    assert!(!finish(&w, RECOVERY_WAIT_MS_MIN + 1));
+    // Nor does one that changes while it runs.
+    w.now = T0;
+    w.state = before;
+    w.state = begin(&w, RECOVERY_WAIT_MS);
+    w.now = T0 + RECOVERY_WAIT_MS - 1;
+    assert!(!finish(&w, RECOVERY_WAIT_MS_MIN));
+    w.now += 1;
+    assert!(finish(&w, 2 * RECOVERY_WAIT_MS));
 }
 
 #[test]

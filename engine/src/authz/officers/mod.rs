@@ -21,7 +21,8 @@ pub use proposal::{
     ProposalState, ShredKey, Subject, ThawScope, Verdict, decide, propose,
 };
 pub use roster::{
-    Bootstrap, NAME_BYTES_MAX, OFFICERS_MAX, OFFICERS_MIN, Officer, RETIRED_MAX, Roster, quorum_max,
+    Bootstrap, NAME_BYTES_MAX, OFFICERS_MAX, OFFICERS_MIN, Officer, RETIRED_MAX, Roster,
+    WAIT_MS_MAX, Waits, quorum_max,
 };
 
 use super::envelope::{Envelope, EnvelopeError};

@@ -2,7 +2,7 @@
 
 use super::{
     Context, Dependence, Floor, Officer, OfficerKey, OfficerRefusal, ProposalId, Roster, Statement,
-    line,
+    Waits, line,
 };
 use crate::authz::envelope::Envelope;
 use crate::types::{ChatId, CustodianId, KeyId, OfficerId, OrderId, WallMs};
@@ -66,6 +66,11 @@ pub enum Act {
         /// The new floor; numbers below the one in force change nothing.
         floor: Floor,
     },
+    /// Other waits, within what the code allows.
+    SetWaits {
+        /// Which, and how long.
+        waits: Waits,
+    },
     /// Deal under a policy.
     ApprovePolicy {
         /// Its canonical form, in hex.
@@ -117,6 +122,7 @@ impl Act {
             Act::ReplaceKey { .. } => "replace_key",
             Act::SetQuorum { .. } => "set_quorum",
             Act::RaiseFloor { .. } => "raise_floor",
+            Act::SetWaits { .. } => "set_waits",
             Act::ApprovePolicy { .. } => "approve_policy",
             Act::Thaw { .. } => "thaw",
             Act::Shred { .. } => "shred",

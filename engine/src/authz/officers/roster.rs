@@ -2,6 +2,8 @@
 
 use super::{Act, Context, Floor, OfficerKey, OfficerRefusal, Statement, line};
 use crate::authz::envelope::Envelope;
+use crate::authz::identity::RECOVERY_WAIT_MS_MIN;
+use crate::authz::orders::COOL_OFF_MS_MIN;
 use crate::types::{CustodianId, OfficerId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +37,52 @@ pub struct Bootstrap {
     pub officers: Vec<Officer>,
     /// How many must agree; 2 to [`quorum_max`].
     pub quorum: u8,
+    /// A stricter floor from the beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<Floor>,
+    /// Other waits from the beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<Waits>,
+}
+
+/// Longest wait that can be set, in milliseconds: what waits longer than a month is forgotten.
+pub const WAIT_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1000;
+
+/// How long things wait at a custodian. What is absent stays as it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Waits {
+    /// An approved order, before its first release: [`COOL_OFF_MS_MIN`] to [`WAIT_MS_MAX`].
+    #[serde(default)]
+    pub cool_off_ms: Option<u64>,
+    /// A recovery, before it can be finished: [`RECOVERY_WAIT_MS_MIN`] to [`WAIT_MS_MAX`]. One that
+    /// began before keeps the wait it began with.
+    #[serde(default)]
+    pub recovery_ms: Option<u64>,
+}
+
+impl Waits {
+    fn check(&self) -> Result<(), OfficerRefusal> {
+        let each = [
+            ("the cool-off of orders", self.cool_off_ms, COOL_OFF_MS_MIN),
+            (
+                "the wait of recoveries",
+                self.recovery_ms,
+                RECOVERY_WAIT_MS_MIN,
+            ),
+        ];
+        for (what, wait, min) in each {
+            if wait.is_some_and(|ms| !(min..=WAIT_MS_MAX).contains(&ms)) {
+                return Err(OfficerRefusal::Act(format!(
+                    "{what} must be {min} to {WAIT_MS_MAX} ms"
+                )));
+            }
+        }
+        if *self == Self::default() {
+            return Err(OfficerRefusal::Act("it sets no wait".into()));
+        }
+        Ok(())
+    }
 }
 
 /// A custodian's officers. Exists only if valid.
@@ -44,6 +92,7 @@ pub struct Roster {
     quorum: u8,
     retired: BTreeSet<OfficerId>,
     floor: Option<Floor>,
+    waits: Waits,
 }
 
 /// The highest quorum of `officers`: one fewer than all, from three on. One
@@ -67,7 +116,15 @@ impl Roster {
             quorum: b.quorum,
             retired: BTreeSet::new(),
             floor: None,
+            waits: Waits::default(),
         };
+        if let Some(floor) = &b.floor {
+            floor.check()?;
+            out.floor = Some(*floor);
+        }
+        if let Some(waits) = b.waits {
+            out = out.waiting(waits)?;
+        }
         for officer in b.officers {
             out.admit(officer)?;
         }
@@ -97,6 +154,18 @@ impl Roster {
     pub fn floor(&self) -> Option<Floor> {
         self.floor
     }
+    /// How long things wait here, where officers said so.
+    pub fn waits(&self) -> Waits {
+        self.waits
+    }
+
+    fn waiting(mut self, waits: Waits) -> Result<Self, OfficerRefusal> {
+        waits.check()?;
+        self.waits.cool_off_ms = waits.cool_off_ms.or(self.waits.cool_off_ms);
+        self.waits.recovery_ms = waits.recovery_ms.or(self.waits.recovery_ms);
+        Ok(self)
+    }
+
     /// How many of `who` are officers now and not `except`.
     pub fn count<'a>(
         &self,
@@ -132,6 +201,7 @@ impl Roster {
                 floor.check()?;
                 next.floor = Some(self.floor.map_or(*floor, |old| old.higher(floor)));
             }
+            Act::SetWaits { waits } => next = next.waiting(*waits)?,
             Act::ApprovePolicy { .. } | Act::Thaw { .. } | Act::Shred { .. } => return Ok(None),
         }
         next.valid().map(Some)

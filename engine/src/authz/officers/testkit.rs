@@ -44,6 +44,8 @@ pub(crate) fn bootstrap(n: u8, quorum: u8) -> Statement {
         custodian: ch(),
         officers: (1..=n).map(officer).collect(),
         quorum,
+        floor: None,
+        waits: None,
     })
 }
 /// Officers 1 to `n`.

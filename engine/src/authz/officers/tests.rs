@@ -96,6 +96,78 @@ fn the_first_roster_is_signed_by_all_in_it() {
 }
 
 #[test]
+fn waits_are_set_within_hard_bounds_and_one_by_one() {
+    use crate::authz::identity::RECOVERY_WAIT_MS_MIN;
+    use crate::authz::orders::COOL_OFF_MS_MIN;
+    let r = roster(3, 2);
+    assert_eq!(r.waits(), Waits::default());
+    let set = |r: &Roster, cool_off_ms, recovery_ms| {
+        let waits = Waits {
+            cool_off_ms,
+            recovery_ms,
+        };
+        let next = r.after(&Act::SetWaits { waits });
+        next.ok().flatten().map(|r| r.waits())
+    };
+    for (cool_off, recovery) in [
+        (None, None),
+        (Some(COOL_OFF_MS_MIN - 1), None),
+        (Some(0), Some(RECOVERY_WAIT_MS_MIN)),
+        (None, Some(RECOVERY_WAIT_MS_MIN - 1)),
+        (Some(WAIT_MS_MAX + 1), None),
+        (None, Some(u64::MAX)),
+    ] {
+        assert_eq!(
+            set(&r, cool_off, recovery),
+            None,
+            "{cool_off:?} {recovery:?}"
+        );
+    }
+    let least = Waits {
+        cool_off_ms: Some(COOL_OFF_MS_MIN),
+        recovery_ms: Some(RECOVERY_WAIT_MS_MIN),
+    };
+    assert_eq!(set(&r, least.cool_off_ms, least.recovery_ms), Some(least));
+    let waits = Waits {
+        cool_off_ms: Some(WAIT_MS_MAX),
+        recovery_ms: None,
+    };
+    let r = r.after(&Act::SetWaits { waits }).unwrap().unwrap();
+    let recovery_ms = Some(WAIT_MS_MAX);
+    let both = Waits {
+        recovery_ms,
+        ..waits
+    };
+    assert_eq!(set(&r, None, recovery_ms), Some(both), "the other stays");
+
+    // The same from the beginning, with a floor.
+    let Statement::Bootstrap(b) = bootstrap(3, 2) else {
+        unreachable!()
+    };
+    let first = |floor, waits| {
+        let s = Statement::Bootstrap(Bootstrap {
+            floor,
+            waits,
+            ..b.clone()
+        });
+        Roster::bootstrap(&sign(&s, &[1, 2, 3]), &at(T0)).ok()
+    };
+    let floor = Floor {
+        threshold: 3,
+        ..Floor::default()
+    };
+    let r = first(Some(floor), Some(least)).unwrap();
+    assert_eq!((r.floor(), r.waits()), (Some(floor), least));
+    let short = Waits {
+        cool_off_ms: Some(1),
+        recovery_ms: None,
+    };
+    assert_eq!(first(None, Some(short)), None);
+    let none = Floor { blocs: 0, ..floor };
+    assert_eq!(first(Some(none), None), None);
+}
+
+#[test]
 fn a_quorum_of_distinct_present_officers_and_no_less() {
     let r = roster(4, 3);
     let s = proposed(&r, thaw(), 1, &[]).unwrap();

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::authz::officers::testkit::*;
+use crate::authz::officers::{Act, Waits};
 
 const HOUR: u64 = 60 * 60 * 1000;
 const DAY: u64 = 24 * HOUR;
@@ -75,6 +76,36 @@ fn two_officers_a_cool_off_and_then_until_it_expires() {
         s.status(&left, 0, until_ms),
         OrderStatus::Open { missing: 1 }
     );
+}
+
+#[test]
+fn officers_make_the_cool_off_longer_and_never_shorter_than_the_code() {
+    let waits = |cool_off_ms| Waits {
+        cool_off_ms: Some(cool_off_ms),
+        recovery_ms: None,
+    };
+    let after = |r: &Roster, ms| {
+        let act = Act::SetWaits { waits: waits(ms) };
+        r.after(&act).unwrap().unwrap()
+    };
+    let r = after(&roster(3, 2), DAY);
+    let mut s = open();
+    for n in [1, 2] {
+        s = s
+            .decide(&r, &says(&s, n, Verdict::Approve), &at(T0))
+            .unwrap();
+    }
+    let until = |r: &Roster, own| match s.status(r, own, T0 + COOL_OFF_MS_MIN - 1) {
+        OrderStatus::CoolingOff { until_ms } => until_ms - T0,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(until(&r, 0), DAY);
+    assert_eq!(
+        until(&r, 2 * DAY),
+        2 * DAY,
+        "the node's own, if it is longer"
+    );
+    assert_eq!(until(&after(&r, COOL_OFF_MS_MIN), 0), COOL_OFF_MS_MIN);
 }
 
 #[test]

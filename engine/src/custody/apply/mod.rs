@@ -5,6 +5,7 @@ mod decisions;
 mod destroy;
 mod disclose;
 mod keys;
+mod mandate;
 mod officers;
 mod release;
 mod statements;
@@ -250,6 +251,7 @@ impl Run<'_> {
             Command::Officers(c) => self.officers(draft, c),
             Command::OrderRelease(c) => self.order_release(draft, c),
             Command::Rewrap(c) => self.rewrap(draft, c),
+            Command::MandateRelease(c) => self.mandate_release(draft, c),
         }
     }
 

@@ -9,6 +9,7 @@ use super::super::rows::{self, GRANT, GRANT_AGE, GrantRow, REQUEST_AGE, RequestR
 use super::super::{GRANTS_PRUNED_MAX, REQUEST_KEEP_MS, REQUESTS_PRUNED_MAX};
 use super::{Draft, Frozen, Run};
 use crate::audit::{EntryRef, HexBytes, KeyOutcome, OpeningKind};
+use crate::authz::deletion::MandateRefusal;
 use crate::authz::grant::{self, Action, Grant, GrantHash, GrantRefusal, Shown};
 use crate::authz::standing::MemberStanding;
 use crate::crypto::labels;
@@ -293,14 +294,7 @@ impl Allowance {
         if !paid && self.spent >= self.grant.claims().ceiling {
             return Err(Refusal::Grant(GrantRefusal::CeilingSpent));
         }
-        self.purse.take().map_err(|spent| {
-            let retry_ms = spent.retry_ms;
-            match spent.of {
-                ACCOUNT_BUDGET => Refusal::AccountBudget { retry_ms },
-                HOME_NODE_BUDGET => Refusal::HomeNodeBudget { retry_ms },
-                _ => Refusal::OverallBudget { retry_ms },
-            }
-        })?;
+        pay(&mut self.purse)?;
         self.spent += u32::from(!paid);
         Ok(())
     }
@@ -321,6 +315,18 @@ impl Allowance {
         };
         rows::put(kv, &rows::grant_key(device, id), &row)
     }
+}
+
+/// Takes a key of the budgets.
+pub(super) fn pay(purse: &mut Purse) -> Result<(), Refusal> {
+    purse.take().map_err(|spent| {
+        let retry_ms = spent.retry_ms;
+        match spent.of {
+            ACCOUNT_BUDGET => Refusal::AccountBudget { retry_ms },
+            HOME_NODE_BUDGET => Refusal::HomeNodeBudget { retry_ms },
+            _ => Refusal::OverallBudget { retry_ms },
+        }
+    })
 }
 
 /// What a request id is bound to: keys, authority, lease key, and who asks.
@@ -355,6 +361,31 @@ pub(super) fn line(refusal: Refusal) -> KeyOutcome {
         Refusal::HomeNodeBudget { .. } => KeyOutcome::HomeNodeBudget,
         Refusal::OverallBudget { .. } => KeyOutcome::OverallBudget,
         Refusal::Grant(why) => grant_line(why),
+        Refusal::Mandate(why) => mandate_line(why),
+    }
+}
+
+fn mandate_line(why: MandateRefusal) -> KeyOutcome {
+    use MandateRefusal as M;
+    match why {
+        M::Form => KeyOutcome::MandateForm,
+        M::OtherDeployment => KeyOutcome::MandateOtherDeployment,
+        M::OtherHome => KeyOutcome::MandateOtherHome,
+        M::DeviceUnknown => KeyOutcome::MandateDeviceUnknown,
+        M::DeviceExpired => KeyOutcome::MandateDeviceExpired,
+        M::DeviceRevoked => KeyOutcome::MandateDeviceRevoked,
+        M::Signature => KeyOutcome::MandateSignature,
+        M::NotYetValid => KeyOutcome::MandateNotYetValid,
+        M::HorizonOver => KeyOutcome::MandateHorizonOver,
+        M::ChatNotNamed => KeyOutcome::MandateChatNotNamed,
+        M::EpochNotNamed => KeyOutcome::MandateEpochNotNamed,
+        M::ChatUnknown => KeyOutcome::MandateChatUnknown,
+        M::ChatForked => KeyOutcome::MandateChatForked,
+        M::NotMember => KeyOutcome::MandateNotMember,
+        M::RoleMissing => KeyOutcome::MandateRoleMissing,
+        M::EpochBeforeMembership => KeyOutcome::MandateEpochBeforeMembership,
+        M::LeaseKeyUsed => KeyOutcome::MandateLeaseKeyUsed,
+        M::ReleasesSpent => KeyOutcome::MandateReleasesSpent,
     }
 }
 

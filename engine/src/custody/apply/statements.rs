@@ -4,6 +4,7 @@
 use super::super::command::{Chained, RegisterAuthority, RegisterHome};
 use super::super::reply::Effect;
 use super::super::rows::{self, AccountRow, ChatRow, ForkRow, LinkRow};
+use super::super::view;
 use super::{Draft, Run};
 use crate::audit::OpeningKind;
 use crate::authz::chain::{ChainId, Misplaced, Source};
@@ -220,7 +221,9 @@ impl Run<'_> {
             source: c.source,
             authorities: &authorities,
             home_entities: &home_entities,
-            recovery_wait_ms: self.custody.recovery_wait_ms,
+            recovery_wait_ms: view::roster(self.kv)?
+                .and_then(|roster| roster.waits().recovery_ms)
+                .unwrap_or(self.custody.recovery_wait_ms),
             standing: standing(self.kv, &chain, number)?,
         };
         let next = match (&row, number) {

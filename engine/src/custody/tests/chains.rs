@@ -429,6 +429,61 @@ fn recovery_waits_by_this_custodians_log() {
 }
 
 #[test]
+fn officers_set_how_long_a_recovery_waits_and_one_that_began_keeps_its_wait() {
+    use crate::authz::identity::RECOVERY_WAIT_MS_MIN;
+    use crate::authz::officers::testkit as kit;
+    use crate::authz::officers::{Act, Proposal, Statement, Waits};
+    let mut w = World::new();
+    let hand_in = |statement| {
+        Command::Officers(Officers {
+            operator: operator(),
+            statement,
+        })
+    };
+    let all = kit::sign(&kit::bootstrap(3, 2), &[1, 2, 3]);
+    w.b.effect(hand_in(all));
+    let set = |w: &mut World, number, recovery_ms| {
+        let act = Act::SetWaits {
+            waits: Waits {
+                cool_off_ms: None,
+                recovery_ms: Some(recovery_ms),
+            },
+        };
+        let proposal = Statement::Proposal(Proposal {
+            custodian: custodian("ch"),
+            number,
+            act,
+            reason: "agreed".into(),
+            by: kit::id(1),
+            expires_ms: w.b.clock + DAY,
+        });
+        let effect = w.b.effect(hand_in(kit::sign(&proposal, &[1, 2])));
+        assert!(
+            matches!(effect, Effect::Decided { carried: true, .. }),
+            "{effect:?}"
+        );
+    };
+    set(&mut w, 1, 14 * DAY);
+    let begin = AccountChange::RecoverBegin { public: public(3) };
+    let begin = w.account_next(begin, &[100, 102, 3]);
+    w.b.effect(of_account(begin, Source::Client));
+    set(&mut w, 2, RECOVERY_WAIT_MS_MIN);
+    let finish = |w: &mut World| {
+        let change = AccountChange::RecoverFinish {
+            public: public(3),
+            expires_ms: w.b.clock + DAY,
+        };
+        let finish = of_account(w.account_next(change, &[100, 3]), Source::Client);
+        w.b.effect(finish)
+    };
+    w.b.clock = T0 + 14 * DAY - 1;
+    assert!(refused(&finish(&mut w), "too_early"));
+    w.b.clock += 1;
+    let effect = finish(&mut w);
+    assert!(matches!(effect, Effect::Chained { .. }), "{effect:?}");
+}
+
+#[test]
 fn without_a_deployment_no_statement_counts() {
     let mut b = Bench {
         machine: Custody::new(custodian("ch"), [2; 32]),

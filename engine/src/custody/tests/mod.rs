@@ -4,6 +4,7 @@ mod chains;
 mod custody_of_keys;
 mod departure;
 mod grants;
+mod mandates;
 mod model;
 mod officers;
 mod path;
@@ -93,6 +94,10 @@ impl Standings for Said {
             Some(b"unknown") => MemberStanding::UnknownChat,
             Some(b"forked") => MemberStanding::Forked,
             Some(b"later") => member(EPOCH + 1),
+            Some(b"admin") => MemberStanding::Member {
+                role: Role::Admin,
+                from_epoch: 0,
+            },
             Some(_) => MemberStanding::NotMember,
         })
     }

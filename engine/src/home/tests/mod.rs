@@ -3,6 +3,7 @@
 
 mod apply;
 mod crash;
+mod deletions;
 mod fixtures;
 mod lease;
 mod members;

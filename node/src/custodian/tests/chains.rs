@@ -6,9 +6,11 @@ use super::*;
 use crate::http::registry::{FromAuthority, RegistryApi, RegistryError};
 use quorate_engine::authz::chain::ChainId;
 use quorate_engine::authz::envelope::Envelope;
-use quorate_engine::authz::identity::{AccountChange, AuthorityKeys, AuthorityRecord};
+use quorate_engine::authz::identity::{
+    AccountChange, AccountPayload, AccountStatement, AuthorityKeys, AuthorityRecord,
+};
 use quorate_engine::authz::standing::{DeviceStanding, MemberStanding};
-use quorate_engine::crypto::labels::SIGN_AUTHORITY;
+use quorate_engine::crypto::labels::{SIGN_ACCOUNT, SIGN_AUTHORITY};
 
 const HOUR: u64 = 60 * 60 * 1000;
 
@@ -275,6 +277,60 @@ async fn who_was_away_catches_up_and_until_then_releases_nothing_of_the_chat() {
         }
     );
     assert!(matches!(member.chats[0], MemberStanding::Member { .. }));
+}
+
+#[tokio::test]
+async fn what_is_refused_here_holds_nothing_until_a_blocking_set_has_taken_it() {
+    let world = Arc::new(World::default());
+    let is = Site::start(&world, "is", T0).await;
+    let br = Site::start(&world, "br", T0).await;
+    let ch = Site::start(&world, "ch", T0).await;
+    for site in [&is, &br, &ch] {
+        for n in [1, 2] {
+            site.tell("account", &founded(n)).await.unwrap();
+        }
+        site.tell("chat", &chat_of(1)).await.unwrap();
+    }
+    let chat = chat_id(&chat_of(1));
+    let chain = ChainId::Chat(chat);
+    // Here the signer's device was revoked before its statement came; one other took it before.
+    world
+        .cut
+        .write()
+        .unwrap()
+        .extend(["is", "br"].map(custodian_id));
+    let device = device_id(&public(1));
+    let s = AccountStatement {
+        account: account_id(&founded(1)),
+        number: 1,
+        previous: StatementHash(founded(1).hash()),
+        at_ms: T0 + 1_000,
+        change: AccountChange::Revoke { device },
+    };
+    let revoked = signed(SIGN_ACCOUNT, &AccountPayload::Statement(s), &[100]);
+    ch.tell("account", &revoked).await.unwrap();
+    is.tell("chat", &added(2)).await.unwrap();
+    world.cut.write().unwrap().remove(&custodian_id("is"));
+    let refused = || {
+        let disputed = ch.c.0.exchange.open();
+        disputed.contains(&chain) && ch.c.behind([chat], None).is_none()
+    };
+    ch.bench.until(refused).await;
+    assert_eq!(ch.head(chain), Some((0, false)), "not taken here");
+    // Not proposed round after round, and not held back in between.
+    let before = ch.bench.log_size();
+    for _ in 0..3 {
+        ch.c.exchange_round().await;
+        assert_eq!(ch.c.behind([chat], None), None);
+    }
+    assert_eq!(ch.bench.log_size(), before);
+
+    // Two of three are a blocking set: now it counts, whatever was known here when it came.
+    br.tell("chat", &added(2)).await.unwrap();
+    world.cut.write().unwrap().clear();
+    ch.bench.until(|| ch.head(chain) == Some((1, false))).await;
+    assert_eq!(ch.c.behind([chat], None), None);
+    assert!(!ch.c.0.exchange.open().contains(&chain));
 }
 
 #[tokio::test]

@@ -34,6 +34,8 @@ fn first() -> Envelope {
         custodian: place().custodian,
         officers: (1..=3).map(officer).collect(),
         quorum: 2,
+        floor: None,
+        waits: None,
     });
     signed(&statement, &[1, 2, 3])
 }

@@ -1,5 +1,6 @@
 //! The home over shards and custodians in memory.
 
+mod deletions;
 mod grants;
 mod orders;
 mod people;

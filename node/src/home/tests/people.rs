@@ -6,6 +6,7 @@ use crate::home::api::Caller;
 use quorate_engine::api::CreateChat;
 use quorate_engine::api::registry::Statement;
 use quorate_engine::authz::chain::{Misplaced, Source};
+use quorate_engine::authz::deletion::{self, Mandate, MandateRefusal};
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::grant::{
     Action, ChatRange, Claims, Grant, GrantRefusal, Shown, decide, decide_grant,
@@ -18,7 +19,9 @@ use quorate_engine::authz::membership::{
 use quorate_engine::authz::standing::{DeviceStanding, MemberStanding};
 use quorate_engine::crypto::labels::SIGN_MEMBERSHIP;
 use quorate_engine::crypto::sign::SigningKey;
-use quorate_engine::custody::protocol::{Reason, ReleaseRequest, StatementRefused};
+use quorate_engine::custody::protocol::{
+    MandateReleaseRequest, Reason, ReleaseRequest, StatementRefused,
+};
 use quorate_engine::types::kv::KvError;
 use quorate_engine::types::{
     AccountId, ChatId, DeviceId, EpochNo, GrantId, HomeId, Nonce, PublicKey, RequestId, Secret,
@@ -48,7 +51,7 @@ pub const ANNA: Person = Person(1);
 pub const BORIS: Person = Person(2);
 
 impl Person {
-    fn key(self) -> SigningKey {
+    pub fn key(self) -> SigningKey {
         SigningKey::from_seed(&Secret::from_slice(&[self.0; 32]).unwrap())
     }
     pub fn account(self) -> AccountId {
@@ -296,6 +299,25 @@ impl Registry {
             None => {}
         }
         Ok((chat, (delta.head.head.number, delta.head.head.hash.0)))
+    }
+
+    /// Whether the mandate of a request lets a key of this epoch go.
+    pub fn mandates(
+        &self,
+        request: &MandateReleaseRequest,
+        chat: &ChatId,
+        epoch: Option<EpochNo>,
+    ) -> Result<(), MandateRefusal> {
+        let mandate = Mandate::read(&request.statement)?;
+        let d = mandate.deletion();
+        mandate.decide(&deletion::Shown {
+            deployment: &request.deployment,
+            home: &request.home,
+            device: self.device(&d.account, &d.device),
+            now_ms: wall(),
+        })?;
+        let member = self.member(&d.chat, &d.account);
+        epoch.map_or(Ok(()), |epoch| mandate.decide_key(member, chat, epoch))
     }
 
     /// Whether the grant of a request lets a key of this epoch go.

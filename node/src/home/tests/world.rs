@@ -16,6 +16,7 @@ use futures::future::BoxFuture;
 use quorate_engine::api::{Append, Content, Message, NewMessage};
 use quorate_engine::audit::EntryRef;
 use quorate_engine::authz::chain::ChainId;
+use quorate_engine::authz::deletion::MandateRefusal;
 use quorate_engine::authz::grant::GrantHash;
 use quorate_engine::crypto::seal::{
     Receiver, RecipientKey, RecipientPublic, ReleaseBinding, Sender, ShareBinding, deal_info,
@@ -93,6 +94,10 @@ pub struct FakeCustodian {
     pub lookups: u64,
     /// Orders its officers approved, and what it refuses under them all the same.
     pub orders: BTreeMap<OrderId, Option<Refusal>>,
+    /// Lease keys that keys went out to under mandates.
+    served: BTreeSet<(KeyId, [u8; 32])>,
+    /// So many of the next releases under mandates are done and their answers lost.
+    pub loses_mandates: u64,
 }
 
 impl FakeCustodian {
@@ -113,6 +118,8 @@ impl FakeCustodian {
             spent: None,
             lookups: 0,
             orders: BTreeMap::new(),
+            served: BTreeSet::new(),
+            loses_mandates: 0,
         }
     }
 
@@ -171,6 +178,17 @@ impl FakeCustodian {
                 CustodianReply::Abandon(vec![AbandonOutcome::Tombstoned; r.keys.len()])
             }
             CustodianRequest::Release(r) => CustodianReply::Release(self.release(&r)),
+            CustodianRequest::MandateRelease(r) => {
+                let reply = self.mandate_release(&r);
+                if self.loses_mandates > 0 {
+                    self.loses_mandates -= 1;
+                    return CustodianReply::Busy {
+                        reason: "the answer was lost".into(),
+                        retry_ms: 1,
+                    };
+                }
+                CustodianReply::Release(reply)
+            }
             CustodianRequest::OrderRelease(r) => CustodianReply::Release(self.order_release(&r)),
             CustodianRequest::ChatStatement(r) => {
                 CustodianReply::Statement(self.registry.take(&r.statement).map(|(chat, at)| {
@@ -259,6 +277,23 @@ impl FakeCustodian {
         let refused = may.collect();
         let asked = (r.request, r.node, &r.lease_key);
         self.let_out(asked, authority, &r.keys, refused)
+    }
+
+    fn mandate_release(&mut self, r: &MandateReleaseRequest) -> ReleaseReply {
+        let lease = r.lease_key.hash();
+        let may = r.keys.iter().map(|key| {
+            let epoch = self.stored.get(&key.key_id).map(|row| row.1);
+            let allowed = self.registry.mandates(r, &key.chat, epoch);
+            let fresh = self.served.insert((key.key_id, lease));
+            match allowed {
+                Err(why) => Some(Refusal::Mandate(why)),
+                Ok(()) if !fresh => Some(Refusal::Mandate(MandateRefusal::LeaseKeyUsed)),
+                Ok(()) => self.spent,
+            }
+        });
+        let refused = may.collect();
+        let asked = (r.request, r.node, &r.lease_key);
+        self.let_out(asked, r.statement.hash(), &r.keys, refused)
     }
 
     fn order_release(&mut self, r: &OrderReleaseRequest) -> ReleaseReply {

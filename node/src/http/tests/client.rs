@@ -3,7 +3,8 @@
 use super::fixture::{Bench, CREATE, GRANT};
 use crate::home::api::HomeError;
 use quorate_engine::api::{
-    Chat, ChatList, Members, Message, Page, QuorumProblem, StatementAcks, Status, Written,
+    AccountChain, Chat, ChatList, Deletion, Members, Message, Page, QuorumProblem, StatementAcks,
+    Status, Written,
 };
 use quorate_engine::authz::grant::GrantRefusal;
 use quorate_engine::types::{ChatId, Outcome};
@@ -252,6 +253,8 @@ async fn a_grant_stands_once_behind_bearer() {
         ("GET", format!("/v1/chats/{chat}/members")),
         ("POST", format!("/v1/chats/{chat}/statements")),
         ("POST", format!("/v1/accounts/{chat}/statements")),
+        ("GET", format!("/v1/accounts/{chat}/statements")),
+        ("POST", format!("/v1/chats/{chat}/deletions")),
     ];
     let before = bench.home.callers.lock().unwrap().len();
     for (method, path) in &calls {
@@ -321,12 +324,39 @@ async fn members_are_paged_and_statements_passed_on() {
     let said = bench.call("POST", &path, body).await;
     let said: StatementAcks = serde_json::from_slice(&said.body).unwrap();
     assert_eq!(said.unreachable, [account]);
+    let told = bench.call("GET", &format!("{path}?from=7"), "").await;
+    let told: AccountChain = serde_json::from_slice(&told.body).unwrap();
+    assert_eq!((told.number, told.hash), (7, "ab".repeat(32)));
+    let wrong = bench.call("GET", &format!("{path}?after=7"), "").await;
+    wrong.problem(400, "query_invalid");
     let path = format!("{base}/statements");
     let wrong = bench.call("POST", &path, r#"{"statement":{}}"#).await;
     wrong.problem(400, "body_invalid");
     let big = format!(r#"{{"statement":{{"payload":"{}"}}}}"#, "x".repeat(1 << 16));
     let big = bench.call("POST", &path, &big).await;
     big.problem(413, "body_too_large");
+}
+
+#[tokio::test]
+async fn a_deletion_statement_is_passed_on_and_checked_only_when_asked() {
+    let bench = Bench::new().await;
+    let chat = bench.chat(0).await;
+    let path = format!("/v1/chats/{chat}/deletions");
+    let body = r#"{"statement":{"payload":"said","signatures":[]}}"#;
+    let said = bench.call("POST", &path, body).await;
+    assert_eq!(said.status, 201);
+    assert_eq!(said.header("quorate-position"), "3:42");
+    let said: Deletion = serde_json::from_slice(&said.body).unwrap();
+    assert_eq!((said.id.as_str(), said.checked), ("said", None));
+    let body = r#"{"check":true,"statement":{"payload":"said","signatures":[]}}"#;
+    let said = bench.call("POST", &path, body).await;
+    let said: Deletion = serde_json::from_slice(&said.body).unwrap();
+    assert_eq!(said.checked, Some(Vec::new()));
+    let wrong = bench.call("POST", &path, r#"{"messages":[1]}"#).await;
+    wrong.problem(400, "body_invalid");
+    let elsewhere = format!("/v1/chats/{}/deletions", "ab".repeat(32));
+    let none = bench.call("POST", &elsewhere, body).await;
+    none.problem(404, "not_found");
 }
 
 #[tokio::test]

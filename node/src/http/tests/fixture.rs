@@ -11,8 +11,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use quorate_engine::api::{
-    Append, Appended, Chat, ChatList, CreateChat, Edit, LeaseStatus, Member, Members, Message,
-    Page, PolicyStatus, StatementAcks, Status, Written, registry::Statement,
+    AccountChain, Append, Appended, Chat, ChatList, CreateChat, Deletion, Edit, LeaseStatus, Member, Members,
+    Message, Page, PolicyStatus, PostDeletion, StatementAcks, Status, Written, registry::Statement,
 };
 use quorate_engine::types::{AccountId, ChatId, MessageId, Revision};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
@@ -97,6 +97,7 @@ fn record(id: MessageId, device: &str, content: serde_json::Map<String, Value>) 
         sent_ms: 5,
         edited_ms: None,
         device: device.into(),
+        epoch: 0,
         content,
     }
 }
@@ -244,6 +245,26 @@ impl HomeApi for FakeHome {
             })
         })
     }
+    fn delete(
+        &self,
+        caller: Caller,
+        chat: ChatId,
+        request: PostDeletion,
+    ) -> BoxFuture<'_, HomeResult<Deletion>> {
+        self.run(caller, move |chats, _| {
+            let known = chats.get(&chat);
+            known.ok_or_else(|| missing(format!("chat {chat}")))?;
+            Ok(Deletion {
+                id: request.statement.payload,
+                messages: 1,
+                epochs: vec![0],
+                recorded_ms: 1,
+                mandate_ends_ms: 2,
+                repeated: false,
+                checked: request.check.then(Vec::new),
+            })
+        })
+    }
     fn account_statement(
         &self,
         caller: Caller,
@@ -255,6 +276,23 @@ impl HomeApi for FakeHome {
                 acks: Vec::new(),
                 refused: Vec::new(),
                 unreachable: vec![account.to_string()],
+            })
+        });
+        async move { done.await.map(|at| at.value) }.boxed()
+    }
+    fn account_chain(
+        &self,
+        caller: Caller,
+        account: AccountId,
+        from: u64,
+    ) -> BoxFuture<'_, Result<AccountChain, HomeError>> {
+        let done = self.run(caller, move |_, _| {
+            Ok(AccountChain {
+                number: from,
+                hash: account.to_string(),
+                statements: Vec::new(),
+                acks: Vec::new(),
+                unreachable: Vec::new(),
             })
         });
         async move { done.await.map(|at| at.value) }.boxed()

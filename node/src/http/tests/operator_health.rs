@@ -122,6 +122,7 @@ impl OperatorApi for FakeNode {
             roster: None,
             floor: Floor::default(),
             cool_off_ms: 1,
+            recovery_wait_ms: 1,
             proposals: Vec::new(),
         };
         async move { Ok(view) }.boxed()

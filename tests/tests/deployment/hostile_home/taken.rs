@@ -434,7 +434,21 @@ impl Dealt {
         lease: &RecipientKey,
         request: &ReleaseRequest,
     ) -> Result<Share, Refusal> {
-        let reply = match self.ask(h, request) {
+        let authority = Grant::parse(&request.grant).map_or([0; 32], |g| g.hash().0);
+        let asked = CustodianRequest::Release(request.clone());
+        self.answered(h, lease, &asked, authority, request.keys[0])
+    }
+
+    /// What became of the one key of a request whose seals are bound to `authority`.
+    pub(super) fn answered(
+        &self,
+        h: &Hostile<'_>,
+        lease: &RecipientKey,
+        request: &CustodianRequest,
+        authority: [u8; 32],
+        key: KeyRef,
+    ) -> Result<Share, Refusal> {
+        let reply = match h.ask(self.custodian.as_str(), request) {
             CustodianReply::Release(reply) => reply,
             other => panic!("{other:?}"),
         };
@@ -445,12 +459,11 @@ impl Dealt {
                 let info = release_info(&h.deployment, &self.custodian);
                 let opener = Receiver::new(lease, &reply.encapsulated, &info).unwrap();
                 let context = ReleaseBinding {
-                    authority: Grant::parse(&request.grant).unwrap().hash().0,
+                    authority,
                     node: 1,
                     lease_key: lease.public().hash(),
                 };
-                let KeyRef { chat, key_id } = request.keys[0];
-                let binding = self.binding(h, chat, key_id);
+                let binding = self.binding(h, key.chat, key.key_id);
                 let share = opener.open(&binding, Some(&context), sealed).unwrap();
                 (Ok(share), "released".to_owned())
             }
@@ -466,6 +479,7 @@ impl Dealt {
 fn outcome(why: &Refusal) -> String {
     match why {
         Refusal::Grant(why) => format!("grant_{}", why.code()),
+        Refusal::Mandate(why) => format!("mandate_{}", why.code()),
         Refusal::Frozen => "frozen".into(),
         Refusal::RequestMismatch => "request_mismatch".into(),
         other => panic!("no attack here ends as {other:?}"),
