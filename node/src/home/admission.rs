@@ -7,35 +7,11 @@ use super::api::{Caller, HomeError};
 use super::core::{Core, Fail};
 use super::directory::Who;
 use quorate_engine::authz::grant::{
-    Action, Grant, GrantHash, GrantRefusal, Shown, decide_grant, decide_key,
+    Action, Grant, GrantHash, GrantRefusal, KnownGrants, Shown, decide_grant, decide_key,
 };
 use quorate_engine::authz::standing::{DeviceStanding, MemberStanding, Role};
 use quorate_engine::types::{AccountId, ChatId, EpochNo, PublicKey};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-
-/// Grants remembered as verified.
-const VERIFIED_MAX: usize = 16_384;
-
-/// Grants whose signature was found good, with the key it is good for. They save a signature
-/// check, and decide nothing: whoever asks again is asked about anew.
-#[derive(Default)]
-pub struct Verified(Mutex<HashMap<[u8; 32], (Arc<Grant>, [u8; 32])>>);
-
-impl Verified {
-    fn get(&self, hash: &GrantHash) -> Option<(Arc<Grant>, [u8; 32])> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(&hash.0).cloned()
-    }
-
-    fn put(&self, grant: Arc<Grant>, public: [u8; 32]) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= VERIFIED_MAX {
-            known.clear();
-        }
-        known.insert(grant.hash().0, (grant, public));
-    }
-}
+use std::sync::Arc;
 
 /// A caller that was let in.
 #[derive(Clone, Debug)]
@@ -104,11 +80,10 @@ pub(super) async fn admit(
     action: Action,
     chat: Option<ChatId>,
 ) -> Result<Admitted, Fail> {
-    let known = core.verified.get(&GrantHash::of(&caller.grant));
-    let (grant, verified_for) = match known {
-        Some((grant, public)) => (grant, Some(public)),
-        None => (Arc::new(Grant::parse(&caller.grant).map_err(denied)?), None),
-    };
+    // A grant that is remembered spares a signature check, and decides nothing: whoever asks
+    // again is asked about anew.
+    let hash = GrantHash::of(&caller.grant);
+    let grant = core.grants.read(&caller.grant, &hash).map_err(denied)?;
     let claims = grant.claims();
     // What needs no custodian comes first: a stale grant costs them nothing.
     let unless_device = Shown {
@@ -129,10 +104,8 @@ pub(super) async fn admit(
         chat,
     };
     let standing = core.directory.standing(core, who).await?;
-    if verified_for != Some(standing.public) {
-        grant.verify(&standing.public).map_err(denied)?;
-        core.verified.put(grant.clone(), standing.public);
-    }
+    let holds = core.grants.verify(&grant, &standing.public);
+    holds.map_err(denied)?;
     // Which role it is says nothing of keys.
     let role = Role::Member;
     let member = chat

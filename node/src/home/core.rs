@@ -1,6 +1,6 @@
 //! What the home's parts share on one node, and how they fail.
 
-use super::admission::{Admitted, Verified};
+use super::admission::Admitted;
 use super::api::HomeError;
 use super::custodians::{Custodians, Transport};
 use super::directory::Directory;
@@ -13,6 +13,7 @@ use super::shard::{Clock, Shard, ShardError, shard_of};
 use super::statements::Chains;
 use super::stores::Stores;
 use super::writer::Writers;
+use crate::grants::GrantMemory;
 use quorate_engine::api::QuorumProblem;
 use quorate_engine::custody::protocol::{KeyRef, Reason, Refusal};
 use quorate_engine::home::lease::LeaseLimits;
@@ -67,7 +68,7 @@ pub struct Core {
     pub(super) custodians: Custodians,
     pub(super) leases: Leases,
     pub(super) directory: Directory,
-    pub(super) verified: Verified,
+    pub(super) grants: GrantMemory,
     pub(super) chains: Chains,
     pub(super) sessions: Sessions,
     pub(super) stores: Stores,
@@ -119,7 +120,7 @@ impl Core {
             leases: Leases::new(config.leases, clock)?,
             custodians: Custodians::new(config.deployment, transport, clock),
             directory: Directory::default(),
-            verified: Verified::default(),
+            grants: GrantMemory::default(),
             chains: Chains::default(),
             sessions: Sessions::new(shards.len()),
             stores: Stores::default(),
