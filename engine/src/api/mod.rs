@@ -91,6 +91,15 @@ pub struct Members {
     pub next: Option<String>,
 }
 
+/// `GET /v1/chats/{chat}/head?invite=KEY`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ChatHead {
+    /// Number of the chat's last statement at this home.
+    pub number: u64,
+    /// Its hash, hex: the next statement's `previous`.
+    pub hash: String,
+}
+
 /// One member of a chat.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Member {

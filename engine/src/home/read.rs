@@ -10,12 +10,12 @@ use super::rows::{
     RecordRow, table,
 };
 use crate::authz::envelope::Envelope;
-use crate::authz::membership::Member;
+use crate::authz::membership::{Invite, Member};
 use crate::custody::protocol::{KeyRef, Receipt, SealSession, SealedItem};
 use crate::policy::{Margins, Policy};
 use crate::types::kv::{KvError, KvRead, Row};
 use crate::types::{
-    AccountId, ChatId, CustodianId, EpochNo, KeyId, MessageId, PolicyId, SessionId,
+    AccountId, ChatId, CustodianId, EpochNo, KeyId, MessageId, PolicyId, PublicKey, SessionId,
 };
 
 /// Most statements read at once.
@@ -112,6 +112,26 @@ pub fn members(
             Ok((account, rows::decode(&key, &value)?))
         })
         .collect()
+}
+
+/// Where an account stands in a chat, if it is a member.
+///
+/// # Errors
+/// [`KvError`].
+pub fn member(
+    kv: &dyn KvRead,
+    chat: &ChatId,
+    account: &AccountId,
+) -> Result<Option<Member>, KvError> {
+    rows::get(kv, &rows::member_key(chat, account))
+}
+
+/// An invite to a chat, if it was not revoked or used up. It may have run out.
+///
+/// # Errors
+/// [`KvError`].
+pub fn invite(kv: &dyn KvRead, chat: &ChatId, key: &PublicKey) -> Result<Option<Invite>, KvError> {
+    rows::get(kv, &rows::invite_key(chat, key))
 }
 
 /// Chats that an account is a member of, in order of id, after `after`.

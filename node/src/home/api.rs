@@ -7,11 +7,13 @@
 use futures::future::BoxFuture;
 use quorate_engine::api::registry::Statement;
 use quorate_engine::api::{
-    Append, Appended, Chat, ChatList, CreateChat, Edit, Members, Message, Page, QuorumProblem,
+    Append, Appended, Chat, ChatHead, ChatList, CreateChat, Edit, Members, Message, Page, QuorumProblem,
     StatementAcks, Status, Written,
 };
 use quorate_engine::authz::grant::GrantRefusal;
-use quorate_engine::types::{AccountId, ChatId, MessageId, Outcome, RequestId, Revision};
+use quorate_engine::types::{
+    AccountId, ChatId, MessageId, Outcome, PublicKey, RequestId, Revision,
+};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -194,6 +196,13 @@ pub trait HomeApi: Send + Sync + 'static {
         after: Option<AccountId>,
         limit: usize,
     ) -> BoxFuture<'_, HomeResult<Members>>;
+    /// Where a chat's chain of statements ends, for whoever may join or is a member.
+    fn head(
+        &self,
+        caller: Caller,
+        chat: ChatId,
+        invite: Option<PublicKey>,
+    ) -> BoxFuture<'_, HomeResult<ChatHead>>;
     /// The deployment as seen from this node.
     fn status(&self) -> BoxFuture<'_, Status>;
 }

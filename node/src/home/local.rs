@@ -9,8 +9,8 @@ use super::{disclose, reader, shard, statements, writer};
 use quorate_engine::api::disclosure::{ExecuteOrder, Part};
 use quorate_engine::api::registry::Statement;
 use quorate_engine::api::{
-    Append, Appended, Chat, CreateChat, Edit, Member, Members, Message, Page, StatementAcks,
-    Written,
+    Append, Appended, Chat, ChatHead, CreateChat, Edit, Member, Members, Message, Page,
+    StatementAcks, Written,
 };
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::grant::{Action, decide_key};
@@ -60,6 +60,8 @@ pub enum Op {
     Statement(Caller, ChatId, Statement),
     /// `members`
     Members(Caller, ChatId, Option<AccountId>, usize),
+    /// `head`
+    Head(Caller, ChatId, Option<PublicKey>),
     /// A part of a disclosure order's result.
     Disclose(ExecuteOrder),
 }
@@ -82,6 +84,8 @@ pub enum Done {
     Statement(At<StatementAcks>),
     /// To `Members`.
     Members(At<Members>),
+    /// To `Head`.
+    Head(At<ChatHead>),
     /// To `Disclose`.
     Disclosed(At<Part>),
 }
@@ -100,7 +104,8 @@ impl Op {
             | Op::Message(_, chat, _)
             | Op::Page(_, chat, ..)
             | Op::Statement(_, chat, _)
-            | Op::Members(_, chat, ..) => chat,
+            | Op::Members(_, chat, ..)
+            | Op::Head(_, chat, _) => chat,
         };
         shard::shard_of(chat, shards)
     }
@@ -210,6 +215,12 @@ pub async fn perform(core: &Arc<Core>, op: Op) -> Result<Done, Fail> {
             admission::admit(core, &caller, Action::Read, Some(chat)).await?;
             let members = members(&shard, &chat, after, limit)?;
             Ok(Done::Members(at(number, index, members)))
+        }
+        Op::Head(caller, chat, invite) => {
+            let index = shard.read_index().await?;
+            let who = admission::admit(core, &caller, Action::Read, None).await?;
+            let head = head(core, &shard, &who, &chat, invite)?;
+            Ok(Done::Head(at(number, index, head)))
         }
         // No grant: custodians release under the order or not at all.
         Op::Disclose(request) => {
@@ -469,6 +480,35 @@ fn members(
         hash: head.hash.to_string(),
         members: rows.into_iter().map(member).collect(),
         next,
+    })
+}
+
+/// Where the next statement goes. Told to members, to whoever may join a public chat, and to
+/// whoever has an invite that counts; to others the chat is not there.
+fn head(
+    core: &Core,
+    shard: &Shard,
+    who: &Admitted,
+    chat: &ChatId,
+    invite: Option<PublicKey>,
+) -> Result<ChatHead, Fail> {
+    let (row, member, invite) = shard.view(|kv| {
+        let invite = match &invite {
+            Some(key) => read::invite(kv, chat, key)?,
+            None => None,
+        };
+        let member = read::member(kv, chat, &who.account())?;
+        Ok((read::chat(kv, chat)?, member, invite))
+    })?;
+    let counts = invite.is_some_and(|i| core.clock.wall() < i.expires_ms);
+    let told = row.filter(|row| member.is_some() || row.head.public || counts);
+    let head = told.ok_or_else(|| {
+        let what = format!("chat {chat}, or an invite to it that counts,");
+        Fail::Home(HomeError::NotFound { what })
+    })?;
+    Ok(ChatHead {
+        number: head.head.head.number,
+        hash: head.head.head.hash.to_string(),
     })
 }
 

@@ -17,14 +17,14 @@ use futures::future::BoxFuture;
 use quorate_engine::api::disclosure::{ExecuteOrder, Part};
 use quorate_engine::api::registry::Statement;
 use quorate_engine::api::{
-    Append, Appended, Chat, ChatList, CreateChat, Edit, Members, Message, Page, StatementAcks,
-    Status, Written,
+    Append, Appended, Chat, ChatHead, ChatList, CreateChat, Edit, Members, Message, Page,
+    StatementAcks, Status, Written,
 };
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::grant::Action;
 use quorate_engine::authz::identity::{AccountPayload, account_id};
 use quorate_engine::custody::protocol::ChainId;
-use quorate_engine::types::{AccountId, ChatId, MessageId, NodeId, Outcome, Revision};
+use quorate_engine::types::{AccountId, ChatId, MessageId, NodeId, Outcome, PublicKey, Revision};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -305,6 +305,7 @@ impl Service for Home {
                 Ok(Done::Page(at)) => packed(TAG_OK, &at),
                 Ok(Done::Statement(at)) => packed(TAG_OK, &at),
                 Ok(Done::Members(at)) => packed(TAG_OK, &at),
+                Ok(Done::Head(at)) => packed(TAG_OK, &at),
                 Ok(Done::Disclosed(at)) => packed(TAG_OK, &at),
                 Err(Fail::NotLeader(leader)) => packed(TAG_NOT_LEADER, &leader),
                 Err(Fail::NotDone(why)) => Ok(worded(TAG_NOT_DONE, &why)),
@@ -468,6 +469,15 @@ impl HomeApi for Home {
         limit: usize,
     ) -> BoxFuture<'_, HomeResult<Members>> {
         Box::pin(self.run(Op::Members(caller, chat, after, limit), unpack!(Members)))
+    }
+
+    fn head(
+        &self,
+        caller: Caller,
+        chat: ChatId,
+        invite: Option<PublicKey>,
+    ) -> BoxFuture<'_, HomeResult<ChatHead>> {
+        Box::pin(self.run(Op::Head(caller, chat, invite), unpack!(Head)))
     }
 
     fn status(&self) -> BoxFuture<'_, Status> {

@@ -15,13 +15,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use quorate_engine::api::{
-    APPEND_BODY_BYTES_MAX, Append, Appended, CONTENT_BYTES_MAX, Chat, ChatList, CreateChat, Edit,
-    MESSAGES_PER_CALL_MAX, Members, Message, POSITION_HEADER, Page, PostStatement, StatementAcks,
-    Status, Written,
+    APPEND_BODY_BYTES_MAX, Append, Appended, CONTENT_BYTES_MAX, Chat, ChatHead, ChatList,
+    CreateChat, Edit, MESSAGES_PER_CALL_MAX, Members, Message, POSITION_HEADER, Page,
+    PostStatement, StatementAcks, Status, Written,
 };
 use quorate_engine::authz::envelope::PAYLOAD_BYTES_MAX;
 use quorate_engine::authz::grant::GRANT_BYTES_MAX;
-use quorate_engine::types::{AccountId, ChatId};
+use quorate_engine::types::{AccountId, ChatId, PublicKey};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -55,6 +55,7 @@ pub fn router_with(home: Arc<dyn HomeApi>, limits: Limits) -> Router {
         .route("/v1/chats/{chat}", get(show_chat))
         .route("/v1/chats/{chat}/messages", get(page).post(append))
         .route("/v1/chats/{chat}/members", get(members))
+        .route("/v1/chats/{chat}/head", get(head))
         .route("/v1/chats/{chat}/statements", post(chat_statement))
         .route("/v1/accounts/{account}/statements", post(account_statement))
         .route("/v1/chats/{chat}/messages/{id}", get(message).put(edit))
@@ -365,6 +366,39 @@ pub(super) async fn members(
     let after: Option<AccountId> = after(query.after.as_deref())?;
     let members = home.members(caller, chat, after, limit).await?;
     Ok(at(StatusCode::OK, members))
+}
+
+/// By what right.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct HeadQuery {
+    /// Public key of an invite's link, 64 hex characters; a public chat takes none.
+    invite: Option<String>,
+}
+
+/// Where a chat's chain of statements ends, for who wants to join and cannot list its members yet.
+#[utoipa::path(get, path = "/v1/chats/{chat}/head", tag = "members",
+    params(("chat" = String, Path, description = "Chat id, 64 hex characters"), HeadQuery,
+        ("authorization" = String, Header, description = "Bearer and a grant signed by the caller's device")),
+    responses((status = 200, body = ChatHead, description = "What the next statement is signed on"), ReadProblems))]
+pub(super) async fn head(
+    State(home): Home,
+    Granted(caller): Granted,
+    Segments(chat): Segments<String>,
+    Params(query): Params<HeadQuery>,
+) -> Handled<Response> {
+    let chat = input::path("chat", &chat)?;
+    let invite = query.invite.as_deref().map(str::parse::<PublicKey>);
+    let invite = invite.transpose().map_err(|e| {
+        Failure::bad_request(
+            "query_invalid",
+            format!("invite: {e}"),
+            "pass the public key of the link's key, 64 hex characters",
+        )
+    })?;
+    let head = home.head(caller, chat, invite).await?;
+    Ok(at(StatusCode::OK, head))
 }
 
 /// Pass a signed statement about a chat's members on to every custodian. Repeating it is safe.

@@ -28,6 +28,7 @@ Every call but status and this document carries a grant signed by the caller's d
         super::client::message,
         super::client::edit,
         super::client::members,
+        super::client::head,
         super::client::chat_statement,
         super::client::account_statement,
         super::client::status,

@@ -3,7 +3,7 @@
 use super::fixture::{Bench, CREATE, GRANT};
 use crate::home::api::HomeError;
 use quorate_engine::api::{
-    Chat, ChatList, Members, Message, Page, QuorumProblem, StatementAcks, Status, Written,
+    Chat, ChatHead, ChatList, Members, Message, Page, QuorumProblem, StatementAcks, Status, Written,
 };
 use quorate_engine::authz::grant::GrantRefusal;
 use quorate_engine::types::{ChatId, Outcome};
@@ -250,6 +250,7 @@ async fn a_grant_stands_once_behind_bearer() {
         ("GET", format!("/v1/chats/{chat}/messages/0")),
         ("PUT", format!("/v1/chats/{chat}/messages/0")),
         ("GET", format!("/v1/chats/{chat}/members")),
+        ("GET", format!("/v1/chats/{chat}/head")),
         ("POST", format!("/v1/chats/{chat}/statements")),
         ("POST", format!("/v1/accounts/{chat}/statements")),
     ];
@@ -306,6 +307,21 @@ async fn members_are_paged_and_statements_passed_on() {
         let reply = bench
             .call("GET", &format!("{base}/members?{query}"), "")
             .await;
+        reply.problem(400, "query_invalid");
+    }
+
+    let key = "cd".repeat(32);
+    for (query, hash) in [
+        (String::new(), "h"),
+        (format!("?invite={key}"), key.as_str()),
+    ] {
+        let path = format!("{base}/head{query}");
+        let head: ChatHead =
+            serde_json::from_slice(&bench.call("GET", &path, "").await.body).unwrap();
+        assert_eq!((head.number, head.hash.as_str()), (7, hash));
+    }
+    for query in ["invite=zz", "key=1"] {
+        let reply = bench.call("GET", &format!("{base}/head?{query}"), "").await;
         reply.problem(400, "query_invalid");
     }
 

@@ -11,10 +11,10 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use quorate_engine::api::{
-    Append, Appended, Chat, ChatList, CreateChat, Edit, LeaseStatus, Member, Members, Message,
-    Page, PolicyStatus, StatementAcks, Status, Written, registry::Statement,
+    Append, Appended, Chat, ChatHead, ChatList, CreateChat, Edit, LeaseStatus, Member, Members,
+    Message, Page, PolicyStatus, StatementAcks, Status, Written, registry::Statement,
 };
-use quorate_engine::types::{AccountId, ChatId, MessageId, Revision};
+use quorate_engine::types::{AccountId, ChatId, MessageId, PublicKey, Revision};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
@@ -285,6 +285,21 @@ impl HomeApi for FakeHome {
                 hash: "h".into(),
                 members,
                 next,
+            })
+        })
+    }
+    fn head(
+        &self,
+        caller: Caller,
+        chat: ChatId,
+        invite: Option<PublicKey>,
+    ) -> BoxFuture<'_, HomeResult<ChatHead>> {
+        self.run(caller, move |chats, _| {
+            let known = chats.get(&chat);
+            known.ok_or_else(|| missing(format!("chat {chat}")))?;
+            Ok(ChatHead {
+                number: 7,
+                hash: invite.map_or("h".into(), |key| key.to_string()),
             })
         })
     }

@@ -54,6 +54,7 @@ async fn the_document_has_every_route_and_every_reference_resolves() {
         ("/v1/chats/{chat}/messages/{id}", "get"),
         ("/v1/chats/{chat}/messages/{id}", "put"),
         ("/v1/chats/{chat}/members", "get"),
+        ("/v1/chats/{chat}/head", "get"),
         ("/v1/chats/{chat}/statements", "post"),
         ("/v1/accounts/{account}/statements", "post"),
         ("/v1/status", "get"),
