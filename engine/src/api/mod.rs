@@ -8,6 +8,7 @@ pub mod keys;
 pub mod officers;
 pub mod operator;
 pub mod registry;
+pub mod services;
 
 use crate::types::Outcome;
 use serde::{Deserialize, Serialize};

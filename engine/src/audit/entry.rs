@@ -204,6 +204,8 @@ pub enum KeyOutcome {
     GrantEpochBeforeMembership,
     /// Refused: the grant's ceiling of keys is spent at this custodian; sign a new grant.
     GrantCeilingSpent,
+    /// Refused: this is a service credential's token and no grant; it opens nothing.
+    GrantServiceCredential,
 }
 
 /// One key of an entry.

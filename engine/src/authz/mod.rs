@@ -11,6 +11,7 @@ pub mod identity;
 pub mod membership;
 pub mod officers;
 pub mod orders;
+pub mod service;
 pub mod standing;
 #[cfg(test)]
 mod vectors;

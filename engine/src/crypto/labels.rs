@@ -91,6 +91,8 @@ labels! {
     SIGN_DELETION = "quorate/deletion/1";
     /// A proposal that a custodian's officers decide on, and their approvals.
     SIGN_OFFICER = "quorate/officer/1";
+    /// A service credential's id: the hash of its public key.
+    SERVICE_ID = "quorate/service-id/1";
     /// A disclosure order's id: the hash of its bytes.
     ORDER_ID = "quorate/order-id/1";
     /// A custodian's signed acknowledgement of the head of a chain.
@@ -160,7 +162,7 @@ mod tests {
         let text: String = ALL.iter().map(|(n, l)| format!("{n}={l}\n")).collect();
         assert_eq!(
             blake3::hash(text.as_bytes()).to_hex().as_str(),
-            "1b900617cba766a348ce6c05dfbb8fc00cc53732cf5138e5dc6081858ae5684c",
+            "71e22a2812dc340ecb71f1486d0867e009eccf75fb6d1817c7ae9caaa4bf8648",
             "a label was changed or added: existing labels never change; for an addition, freeze the new table here"
         );
     }

@@ -4,6 +4,7 @@
 //! zero byte, which no name contains. Values are [`codec`] bytes of the row types here.
 
 use crate::authz::membership::{ChatHead, Invite, Member};
+use crate::authz::service::ServiceKey;
 use crate::crypto::message::RecordKind;
 use crate::custody::protocol::StoreOutcome;
 use crate::policy::Margins;
@@ -11,7 +12,7 @@ use crate::types::codec;
 use crate::types::kv::{Kv, KvError, KvRead};
 use crate::types::{
     AccountId, ChatId, CustodianId, EpochNo, KeyId, MessageId, PolicyId, PublicKey, Revision,
-    SessionId, WallMs,
+    ServiceId, SessionId, WallMs,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,8 @@ pub mod table {
     pub const STATEMENT: u8 = 0x13;
     /// chat → [`UndoRow`](super::UndoRow).
     pub const UNDO: u8 = 0x14;
+    /// service → [`ServiceRow`](super::ServiceRow).
+    pub const SERVICE: u8 = 0x15;
 }
 
 /// The shard's own row.
@@ -120,6 +123,19 @@ pub struct UndoRow {
     pub member: Option<(AccountId, Option<Member>)>,
     /// The invite it changed.
     pub invite: Option<(PublicKey, Option<Invite>)>,
+}
+
+/// A service's key. The same in every shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceRow {
+    /// As it was enrolled.
+    pub key: ServiceKey,
+    /// Entry time.
+    pub enrolled_ms: WallMs,
+    /// The operator who enrolled it.
+    pub by: String,
+    /// Entry time at which an operator ended it.
+    pub ended_ms: Option<WallMs>,
 }
 
 /// The open epoch of a chat.
@@ -307,6 +323,10 @@ pub fn statement_key(chat: &ChatId, number: u64) -> Vec<u8> {
 /// Key of what a chat's newest statement changed.
 pub fn undo_key(chat: &ChatId) -> Vec<u8> {
     key(table::UNDO, &[&chat.0])
+}
+/// Key of a service's key.
+pub fn service_key(service: &ServiceId) -> Vec<u8> {
+    key(table::SERVICE, &[&service.0])
 }
 /// Key of an undelivered share.
 pub fn outbox_key(custodian: &CustodianId, session: &SessionId, key_id: &KeyId) -> Vec<u8> {

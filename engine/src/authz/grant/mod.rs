@@ -12,7 +12,7 @@
 //! Not here: what was spent of a grant's ceiling and of budgets, which is
 //! counted in the custodian's state.
 
-mod jws;
+pub(super) mod jws;
 mod known;
 mod refusal;
 

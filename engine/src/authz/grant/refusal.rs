@@ -14,7 +14,8 @@ macro_rules! refusals {
         }
 
         impl GrantRefusal {
-            /// All of them, in the order they are checked.
+            /// All of them, in the order they are checked; the last takes the place of
+            /// [`GrantRefusal::Type`] where it is said.
             pub const ALL: &[Self] = &[$(Self::$name),+];
 
             /// The stable code of the reason.
@@ -61,6 +62,7 @@ refusals! {
     NotMember, "not_member", "the account is no member of the chat";
     EpochBeforeMembership, "epoch_before_membership", "the account's membership begins with a later epoch";
     CeilingSpent, "ceiling_spent", "the grant's ceiling of keys is spent at this custodian; sign a new grant";
+    ServiceCredential, "service_credential", "this is a service credential's token and no grant; it opens nothing";
 }
 
 impl fmt::Display for GrantRefusal {

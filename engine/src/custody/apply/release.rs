@@ -395,5 +395,6 @@ fn grant_line(why: GrantRefusal) -> KeyOutcome {
         G::NotMember => KeyOutcome::GrantNotMember,
         G::EpochBeforeMembership => KeyOutcome::GrantEpochBeforeMembership,
         G::CeilingSpent => KeyOutcome::GrantCeilingSpent,
+        G::ServiceCredential => KeyOutcome::GrantServiceCredential,
     }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::audit::{KeyOutcome, OpeningKind};
+use crate::authz::service::SERVICE_TYP;
 use crate::types::kv::Kv;
 use std::sync::Mutex;
 
@@ -70,6 +71,11 @@ fn each_bad_form_has_its_own_reason_and_entry() {
         ("alg HS256", bent(0, "EdDSA", "HS256"), R::Algorithm),
         ("crit", bent(0, "{", r#"{"crit":["exp"],"#), R::Critical),
         ("typ", bent(0, "quorate-grant+jwt", "JWT"), R::Type),
+        (
+            "a service's typ",
+            bent(0, "quorate-grant+jwt", SERVICE_TYP),
+            R::ServiceCredential,
+        ),
         ("a key of its own", bent(0, "{", r#"{"jwk":{},"#), R::Header),
         (
             "a claim nobody knows",

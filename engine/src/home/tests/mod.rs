@@ -8,3 +8,4 @@ mod lease;
 mod members;
 mod model;
 mod opening;
+mod services;
