@@ -1,7 +1,8 @@
 //! What the home's parts share on one node, and how they fail.
 
-use super::admission::Admitted;
+use super::admission::{Admitted, Author};
 use super::api::HomeError;
+use super::cookies::BrowserSessions;
 use super::custodians::{Custodians, Transport};
 use super::directory::Directory;
 use super::journal::Journal;
@@ -69,6 +70,7 @@ pub struct Core {
     pub(super) leases: Leases,
     pub(super) directory: Directory,
     pub(super) grants: GrantMemory,
+    pub(super) browsers: BrowserSessions,
     pub(super) chains: Chains,
     pub(super) sessions: Sessions,
     pub(super) stores: Stores,
@@ -121,6 +123,7 @@ impl Core {
             custodians: Custodians::new(config.deployment, transport, clock),
             directory: Directory::default(),
             grants: GrantMemory::default(),
+            browsers: BrowserSessions::default(),
             chains: Chains::default(),
             sessions: Sessions::new(shards.len()),
             stores: Stores::default(),
@@ -203,6 +206,25 @@ impl Core {
             });
         }
         out
+    }
+
+    /// The key to write under in a dealing that is there already: of a service it must be dealt
+    /// in this lease, since nothing is ever released on its behalf.
+    pub(super) async fn key_to_write(
+        &self,
+        key: KeyRef,
+        epoch: EpochNo,
+        who: &Author,
+    ) -> Result<LeasedKey, Fail> {
+        match who {
+            Author::Person(who) => {
+                let mut keys = self.keys(&[(key, epoch)], Reason::Write, who).await;
+                keys.remove(0)
+            }
+            Author::Service(_) => self.leases.dealt(&key).ok_or_else(|| {
+                Fail::NotDone("a service credential takes no key from custodians".into())
+            }),
+        }
     }
 
     /// Waits, at a start, until enough custodians were heard to lease keys of this chat.

@@ -1,6 +1,6 @@
 //! What a shard's leader does itself, one operation each.
 
-use super::admission::{self, Admitted};
+use super::admission::{self, Admitted, Author};
 use super::api::{At, Caller, HomeError};
 use super::core::{Core, Fail};
 use super::directory::Who;
@@ -17,8 +17,8 @@ use quorate_engine::authz::grant::{Action, decide_key};
 use quorate_engine::authz::membership::{self, ChatGenesis, ChatPayload};
 use quorate_engine::authz::standing::{MemberStanding, Role};
 use quorate_engine::custody::protocol::{ChainId, StatementRefused};
-use quorate_engine::home::command::{ChatStatement, Reply};
-use quorate_engine::home::rows::ChatRow;
+use quorate_engine::home::command::{ChatStatement, Reply, ServiceChange};
+use quorate_engine::home::rows::{ChatRow, ServiceRow};
 use quorate_engine::home::{Command, read};
 use quorate_engine::types::{AccountId, ChatId, MessageId, PublicKey, Revision};
 use serde::{Deserialize, Serialize};
@@ -64,6 +64,10 @@ pub enum Op {
     Head(Caller, ChatId, Option<PublicKey>),
     /// A part of a disclosure order's result.
     Disclose(ExecuteOrder),
+    /// A change of service credentials in one shard.
+    Service(u32, ServiceChange),
+    /// The service credentials, as a shard has them.
+    Services(u32),
 }
 
 /// What an operation gives.
@@ -88,6 +92,10 @@ pub enum Done {
     Head(At<ChatHead>),
     /// To `Disclose`.
     Disclosed(At<Part>),
+    /// To `Service`.
+    Changed(At<()>),
+    /// To `Services`.
+    Services(At<Vec<ServiceRow>>),
 }
 
 impl Op {
@@ -96,7 +104,9 @@ impl Op {
         let shards = u32::try_from(core.shards.len()).unwrap_or(u32::MAX);
         let chat = match self {
             Op::CreateChat(_, request) => &chat_id(&request.genesis),
-            Op::ListChats { shard, .. } => return *shard,
+            Op::ListChats { shard, .. } | Op::Service(shard, _) | Op::Services(shard) => {
+                return *shard;
+            }
             Op::Disclose(request) => &request.chat,
             Op::Chat(_, chat, _)
             | Op::Append(_, chat, _)
@@ -114,7 +124,11 @@ impl Op {
     pub fn writes(&self) -> bool {
         matches!(
             self,
-            Op::CreateChat(..) | Op::Append(..) | Op::Edit(..) | Op::Statement(..)
+            Op::CreateChat(..)
+                | Op::Append(..)
+                | Op::Edit(..)
+                | Op::Statement(..)
+                | Op::Service(..)
         )
     }
 }
@@ -169,7 +183,7 @@ pub async fn perform(core: &Arc<Core>, op: Op) -> Result<Done, Fail> {
         }
         Op::Append(caller, chat, request) => {
             let append = writer::Append {
-                who: admission::admit(core, &caller, Action::Write, Some(chat)).await?,
+                who: admission::author(core, &shard, &caller, chat).await?,
                 profile: false,
                 messages: contents(request)?,
             };
@@ -179,7 +193,9 @@ pub async fn perform(core: &Arc<Core>, op: Op) -> Result<Done, Fail> {
         }
         Op::Edit(caller, chat, message, revision, request) => {
             let edit = writer::Edit {
-                who: admission::admit(core, &caller, Action::Write, Some(chat)).await?,
+                who: Author::Person(
+                    admission::admit(core, &caller, Action::Write, Some(chat)).await?,
+                ),
                 idempotency: request.idempotency_key,
                 message,
                 revision,
@@ -228,6 +244,32 @@ pub async fn perform(core: &Arc<Core>, op: Op) -> Result<Done, Fail> {
             let part = disclose::part(core, &shard, request).await?;
             Ok(Done::Disclosed(at(number, index, part)))
         }
+        Op::Service(_, change) => {
+            let index = change_service(core, &shard, change).await?;
+            Ok(Done::Changed(at(number, index, ())))
+        }
+        Op::Services(_) => {
+            let index = shard.read_index().await?;
+            let rows = shard.view(|kv| read::services(kv))?;
+            Ok(Done::Services(at(number, index, rows)))
+        }
+    }
+}
+
+async fn change_service(core: &Core, shard: &Shard, change: ServiceChange) -> Result<u64, Fail> {
+    let (index, reply) = shard
+        .propose(core.clock.wall(), Command::Service(change))
+        .await?;
+    match reply {
+        Reply::Done => Ok(index),
+        Reply::Invalid { reason } => Err(invalid(reason)),
+        Reply::NotFound => {
+            let what = "this service credential was".to_owned();
+            Err(Fail::Home(HomeError::NotFound { what }))
+        }
+        other => Err(Fail::NotDone(format!(
+            "the shard refused the service credential: {other:?}"
+        ))),
     }
 }
 
@@ -303,7 +345,7 @@ async fn create_chat(
     }
     let who = admission::admit(core, &caller, Action::Write, Some(id)).await?;
     let append = writer::Append {
-        who: who.clone(),
+        who: Author::Person(who.clone()),
         profile: true,
         messages: vec![(format!("{PROFILE_KEY}{}", request.idempotency_key), profile)],
     };

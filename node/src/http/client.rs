@@ -7,6 +7,7 @@ use super::envelope::{InRequest, Limits, wrap};
 use super::input::{self, Params, Segments};
 use super::openapi::{EditProblems, ReadProblems, WriteProblems};
 use super::problem::{Failure, Handled};
+use super::session::{Reading, open_session};
 use crate::home::api::{At, Caller, HomeApi};
 use axum::body::Body;
 use axum::extract::{FromRequestParts, State};
@@ -41,7 +42,7 @@ pub const CHATS_PER_PAGE_MAX: usize = 256;
 /// Messages in a page when no limit is given.
 pub const MESSAGES_PER_PAGE: usize = 50;
 
-type Home = State<Arc<dyn HomeApi>>;
+pub(super) type Home = State<Arc<dyn HomeApi>>;
 
 /// The client plane's router with the limits that nodes run with.
 pub fn router(home: Arc<dyn HomeApi>) -> Router {
@@ -59,6 +60,7 @@ pub fn router_with(home: Arc<dyn HomeApi>, limits: Limits) -> Router {
         .route("/v1/chats/{chat}/statements", post(chat_statement))
         .route("/v1/accounts/{account}/statements", post(account_statement))
         .route("/v1/chats/{chat}/messages/{id}", get(message).put(edit))
+        .route("/v1/session", post(open_session))
         .route("/v1/status", get(status))
         .route("/v1/openapi.json", get(super::openapi::serve))
         .with_state(home);
@@ -67,7 +69,7 @@ pub fn router_with(home: Arc<dyn HomeApi>, limits: Limits) -> Router {
 
 /// The caller's grant: `Authorization: Bearer GRANT` (RFC 6750), read and checked where the
 /// operation is done.
-pub struct Granted(Caller);
+pub struct Granted(pub(super) Caller);
 
 impl<S: Send + Sync> FromRequestParts<S> for Granted {
     type Rejection = Failure;
@@ -269,16 +271,15 @@ pub(super) struct PageQuery {
     responses((status = 200, body = Page, description = "A page of messages"), ReadProblems))]
 pub(super) async fn page(
     State(home): Home,
-    Granted(caller): Granted,
+    reading: Reading,
     Segments(chat): Segments<String>,
     Params(query): Params<PageQuery>,
 ) -> Handled<Response> {
     let chat = input::path("chat", &chat)?;
     let limit = input::limit(query.limit, MESSAGES_PER_PAGE, MESSAGES_PER_CALL_MAX)?;
-    let page = home
-        .page(caller, chat, query.from.unwrap_or(1), limit)
-        .await?;
-    Ok(at(StatusCode::OK, page))
+    let (caller, from) = (reading.caller.clone(), query.from.unwrap_or(1));
+    let page = home.page(caller, chat, from, limit).await?;
+    Ok(reading.shown(at(StatusCode::OK, page)))
 }
 
 /// One message. Its `ETag` is its revision; with `If-None-Match` an unchanged one is 304.
@@ -292,12 +293,12 @@ pub(super) async fn page(
         (status = 304, description = "Still at a revision that If-None-Match names"), ReadProblems))]
 pub(super) async fn message(
     State(home): Home,
-    Granted(caller): Granted,
+    reading: Reading,
     Segments((chat, id)): Segments<(String, String)>,
     headers: HeaderMap,
 ) -> Handled<Response> {
     let (chat, id) = (input::path("chat", &chat)?, input::path("message id", &id)?);
-    let found = home.message(caller, chat, id).await?;
+    let found = home.message(reading.caller.clone(), chat, id).await?;
     let revision = found.value.revision;
     let mut reply = if input::none_match(&headers, revision) {
         let mut empty = StatusCode::NOT_MODIFIED.into_response();
@@ -309,7 +310,7 @@ pub(super) async fn message(
     reply
         .headers_mut()
         .insert(header::ETAG, input::etag(revision));
-    Ok(reply)
+    Ok(reading.shown(reply))
 }
 
 /// Replace a message's content, if it is still at the revision that `If-Match` names.

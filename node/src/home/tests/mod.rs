@@ -2,7 +2,8 @@
 
 mod grants;
 mod orders;
-mod people;
+pub mod people;
+mod services;
 pub mod world;
 
 use super::api::{HomeApi, HomeError};

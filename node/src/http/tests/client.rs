@@ -6,6 +6,7 @@ use quorate_engine::api::{
     Chat, ChatHead, ChatList, Members, Message, Page, QuorumProblem, StatementAcks, Status, Written,
 };
 use quorate_engine::authz::grant::GrantRefusal;
+use quorate_engine::authz::service::ServiceRefusal;
 use quorate_engine::types::{ChatId, Outcome};
 
 #[tokio::test]
@@ -505,6 +506,27 @@ async fn every_error_of_a_home_has_its_problem() {
     }
 }
 
+#[tokio::test]
+async fn every_refusal_of_a_service_has_its_code() {
+    let bench = Bench::new().await;
+    for why in ServiceRefusal::ALL {
+        let status = match why {
+            ServiceRefusal::Malformed
+            | ServiceRefusal::Signature
+            | ServiceRefusal::NotYetValid
+            | ServiceRefusal::Expired => 401,
+            _ => 403,
+        };
+        *bench.home.fails.lock().unwrap() = Some(HomeError::Service {
+            why: *why,
+            detail: why.to_string(),
+        });
+        let reply = bench.call("GET", "/v1/chats", "").await;
+        let problem = reply.problem(status, why.code());
+        assert_eq!(problem.detail, why.text());
+    }
+}
+
 /// Which of them a new grant helps against, and under which code.
 #[tokio::test]
 async fn every_refusal_of_a_grant_has_its_code() {
@@ -527,7 +549,8 @@ async fn every_refusal_of_a_grant_has_its_code() {
             | "chat_unknown"
             | "chat_forked"
             | "not_member"
-            | "epoch_before_membership") => (403, own),
+            | "epoch_before_membership"
+            | "service_credential") => (403, own),
             _form => (401, "grant_malformed"),
         };
         let detail = why.to_string();
