@@ -15,9 +15,11 @@ pub mod known;
 pub mod person;
 pub mod place;
 pub mod registry;
+pub mod service;
 pub mod wallet;
 
 pub use known::{Judged, Known};
 pub use person::{Person, Wants, now_ms};
 pub use registry::Registry;
+pub use service::Service;
 pub use wallet::Wallet;
