@@ -5,6 +5,7 @@
 //! the whole workspace is tested; alone, run
 //! `cargo build --workspace --bins && cargo test -p quorate-tests --test deployment`.
 
+mod browser;
 mod canaries;
 mod crashes;
 mod entities;
@@ -20,5 +21,6 @@ mod operations;
 mod orders;
 mod people;
 mod planes;
+mod services;
 mod shred;
 mod world;
