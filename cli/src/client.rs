@@ -13,10 +13,11 @@ pub use calls::NewChat;
 pub use transport::{Identity, SetupError, Wire};
 
 use crate::exit::{Exit, Failure};
-use crate::people::{Person, Wants};
+use crate::people::{Person, Service, Wants};
 use bytes::Bytes;
 use hyper::Method;
 use quorate_engine::api::Problem;
+use quorate_engine::authz::service::ServiceRefusal;
 use quorate_engine::types::Outcome;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -189,6 +190,7 @@ fn problem_failure(p: &Problem) -> Failure {
 pub struct Client {
     wire: Arc<Wire>,
     person: Option<Arc<Person>>,
+    service: Option<Arc<Service>>,
     preferred: Arc<AtomicUsize>,
     options: ClientOptions,
 }
@@ -247,6 +249,7 @@ impl Client {
         Self {
             wire: Arc::new(wire),
             person: None,
+            service: None,
             preferred: Arc::new(AtomicUsize::new(0)),
             options,
         }
@@ -317,6 +320,17 @@ impl Client {
         }
     }
 
+    /// The same client with a service credential in place of a person: it appends messages, and
+    /// is refused everything else.
+    #[must_use]
+    pub fn with_service(&self, service: Arc<Service>) -> Self {
+        Self {
+            person: None,
+            service: Some(service),
+            ..self.clone()
+        }
+    }
+
     async fn json<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T, ClientError> {
         let path = call.path;
         decode(path, &self.call(call).await?)
@@ -327,6 +341,11 @@ impl Client {
         let Some(wants) = &call.wants else {
             return Ok(None);
         };
+        if let Some(service) = &self.service {
+            let token = service.token(&wants.chats);
+            let unusable = |e: ServiceRefusal| ClientError::Grant(e.to_string());
+            return token.map(|t| Some(t.into())).map_err(unusable);
+        }
         let person = self.person.as_ref().ok_or(ClientError::NoWallet)?;
         let grant = person.grant(wants);
         grant

@@ -9,8 +9,10 @@
 
 use crate::client::{Client, ClientOptions, Identity};
 use crate::exit::Failure;
+use crate::people::person::GRANT_LIFE_S;
+use crate::people::service::ServiceFile;
 use crate::people::{Known, Person, Wallet};
-use quorate_engine::types::{HomeId, Secret};
+use quorate_engine::types::{AccountId, HomeId, Secret};
 use quorate_node::embedded::layout::{ClusterLayout, Layout};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -100,6 +102,8 @@ pub struct Deployment {
     pub dir: PathBuf,
     /// Its `client.toml`.
     pub file: ClientFile,
+    /// Seconds that its people's grants hold.
+    pub grant_life_s: u64,
 }
 
 /// Where `quorate dev` keeps its deployment when nothing else is said.
@@ -160,7 +164,7 @@ impl Deployment {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 let file = laid_out(&dir, start)?;
-                return Ok(Self { dir, file });
+                return Ok(Self::of(dir, file));
             }
             Err(e) => return Err(Failure::file("read", &path, &e)),
         };
@@ -168,7 +172,22 @@ impl Deployment {
             .map_err(|e| e.to_string())
             .and_then(|text| toml::from_str(&text).map_err(|e| e.to_string()))
             .map_err(|e| wrong(&path, &e))?;
-        Ok(Self { dir, file })
+        Ok(Self::of(dir, file))
+    }
+
+    fn of(dir: PathBuf, file: ClientFile) -> Self {
+        Self {
+            dir,
+            file,
+            grant_life_s: GRANT_LIFE_S,
+        }
+    }
+
+    /// The same, and grants of its people hold so many seconds.
+    #[must_use]
+    pub fn with_grant_life(mut self, seconds: u64) -> Self {
+        self.grant_life_s = seconds;
+        self
     }
 
     /// A client of `cluster`'s operator plane.
@@ -279,7 +298,32 @@ impl Deployment {
                 "run `quorate login` again, with --complete FILE where an identity authority sent one back",
             ));
         }
-        wallet.person(home)
+        Ok(wallet.person(home)?.with_grant_life(self.grant_life_s))
+    }
+
+    /// The same, with a service credential instead of a person: it appends messages.
+    ///
+    /// # Errors
+    /// When the credential is of another deployment or home; as [`Self::client`].
+    pub fn client_of_service(
+        &self,
+        file: ServiceFile,
+        account: AccountId,
+    ) -> Result<Client, Failure> {
+        let here = (self.file.deployment.as_str(), self.file.home.as_str());
+        let there = (file.deployment.to_string(), file.home.to_string());
+        if here != (there.0.as_str(), there.1.as_str()) {
+            let what = format!(
+                "the service credential is for home {} of deployment {}, this is {} of {:?}",
+                there.1, there.0, here.1, here.0
+            );
+            return Err(Failure::usage(
+                what,
+                "name its deployment with --deployment DIR",
+            ));
+        }
+        let service = Arc::new(file.at_work(account));
+        Ok(self.client(None)?.with_service(service))
     }
 
     /// A client of its home that acts for `person`; without one it asks for the status alone.
@@ -316,9 +360,9 @@ impl Deployment {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn imports_dir(&self, wallet: &Wallet) -> Result<PathBuf, Failure> {
+    pub fn imports_dir(&self, account: &AccountId) -> Result<PathBuf, Failure> {
         let all = self.state_dir()?.join("imports");
-        Ok(all.join(wallet.account.to_string()))
+        Ok(all.join(account.to_string()))
     }
 
     /// This client's own random secret for this deployment, made at first use, mode 0600.
@@ -413,6 +457,7 @@ mod tests {
     fn the_secret_is_made_once_and_for_its_owner_only() {
         let dir = tempfile::tempdir().unwrap();
         let d = Deployment {
+            grant_life_s: GRANT_LIFE_S,
             dir: dir.path().into(),
             file: ClientFile::default(),
         };

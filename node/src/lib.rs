@@ -15,6 +15,7 @@ pub mod dump;
 pub mod embedded;
 #[cfg(feature = "failpoints")]
 pub mod failpoints;
+mod grants;
 pub mod home;
 pub mod http;
 mod locked;

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use hyper::Method;
 use quorate_engine::api::registry::Statement;
 use quorate_engine::api::{
-    AccountChain, Appended, Chat, ChatList, Content, CreateChat, Deletion, Edit, Members, Message,
-    NewMessage, Page, PostDeletion, PostStatement, StatementAcks, Status, Written,
+    AccountChain, Appended, Chat, ChatHead, ChatList, Content, CreateChat, Deletion, Edit, Members,
+    Message, NewMessage, Page, PostDeletion, PostStatement, StatementAcks, Status, Written,
 };
 use quorate_engine::authz::envelope::Envelope;
-use quorate_engine::types::{AccountId, ChatId};
+use quorate_engine::types::{AccountId, ChatId, PublicKey};
 use std::fmt::Write as _;
 
 /// A chat to be made.
@@ -65,7 +65,7 @@ impl Client {
             let call = Call::new(Method::POST, "/v1/chats", Some(wants));
             match self.json(call.with(&request)?).await {
                 // Nobody took it while it was fresh enough.
-                Err(ClientError::Problem(p)) if again && p.code == "untimely" => {
+                Err(ClientError::Problem(p)) if again && p.code == "statement_untimely" => {
                     again = false;
                     person.forget_genesis(key);
                 }
@@ -203,6 +203,24 @@ impl Client {
         }
         self.json(Call::get(&path, Wants::read(vec![id(chat)?])))
             .await
+    }
+
+    /// `GET /v1/chats/{chat}/head`: what a newcomer signs its joining on, by an invite's key or to
+    /// a public chat.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn chat_head(
+        &self,
+        chat: &ChatId,
+        invite: Option<&PublicKey>,
+    ) -> Result<ChatHead, ClientError> {
+        let mut path = format!("/v1/chats/{chat}/head");
+        if let Some(invite) = invite {
+            let _ = write!(path, "?invite={invite}");
+        }
+        // It opens nothing, so the grant names no chat.
+        self.json(Call::get(&path, Wants::read(Vec::new()))).await
     }
 
     /// `POST /v1/chats/{chat}/statements`: what the custodians say to it.

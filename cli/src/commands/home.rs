@@ -1,6 +1,6 @@
-//! `quorate home init|renew|new-node`.
+//! `quorate home init|renew|new-node|service-credential`.
 
-use super::{Context, entity};
+use super::{Context, entity, services};
 use crate::exit::CommandResult;
 use quorate_node::config::ClusterRole;
 
@@ -19,16 +19,20 @@ enum What {
     Renew(entity::Renew),
     /// Make the directory of one more node, for `cluster add-node`
     NewNode(entity::NewNode),
+    /// Service credentials: keys of programs that append for accounts, and read nothing
+    #[command(subcommand)]
+    ServiceCredential(services::What),
 }
 
 /// Runs the command.
 ///
 /// # Errors
 /// [`crate::exit::Failure`].
-pub fn run(args: &Args, context: &Context) -> CommandResult {
+pub async fn run(args: Args, context: &Context) -> CommandResult {
     match &args.what {
         What::Init(args) => entity::init(ClusterRole::Home, args, context),
         What::Renew(args) => entity::renew(ClusterRole::Home, args, context),
         What::NewNode(args) => entity::new_node(ClusterRole::Home, args, context),
+        What::ServiceCredential(what) => services::run(what, context).await,
     }
 }

@@ -2,9 +2,11 @@
 
 use super::Context;
 use crate::client::ClientOptions;
-use crate::exit::{CommandResult, Failure};
+use crate::exit::{CommandResult, Exit, Failure};
+use crate::people::service::ServiceFile;
 use crate::progress::Progress;
-use crate::telegram::import::{Plan, Summary, import};
+use crate::telegram::import::{Part, Plan, Summary, import};
+use quorate_engine::types::AccountId;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,6 +36,15 @@ struct Telegram {
     /// Import a file a second time, as copy N
     #[arg(long, value_name = "N", default_value_t = 0)]
     copy: u32,
+    /// Make the chats and send no messages yet: a service credential may send them
+    #[arg(long, conflicts_with = "service")]
+    prepare: bool,
+    /// Send the messages of a prepared import with the service credential in FILE; no wallet is used
+    #[arg(long, value_name = "FILE")]
+    service: Option<PathBuf>,
+    /// For whom, where the service credential is not for one account alone
+    #[arg(long = "for", value_name = "ACCOUNT", requires = "service")]
+    account: Option<AccountId>,
     /// Show no progress
     #[arg(long)]
     quiet: bool,
@@ -50,32 +61,55 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
         attempts_max: ATTEMPTS_MAX,
         ..ClientOptions::default()
     };
-    let wallet = context.wallet(&deployment)?;
-    let person = deployment.person(&wallet)?;
-    let client = deployment.client(Some(person))?.with_options(attempts);
+    let (client, account) = match &args.service {
+        Some(path) => {
+            let file = ServiceFile::load(path)?;
+            let account = file.account(args.account)?;
+            (deployment.client_of_service(file, account)?, account)
+        }
+        None => {
+            let wallet = context.wallet(&deployment)?;
+            let person = deployment.person(&wallet)?;
+            (deployment.client(Some(person))?, wallet.account)
+        }
+    };
+    let client = client.with_options(attempts);
     let secret = deployment.secret()?;
+    let part = match (args.prepare, &args.service) {
+        (true, _) => Part::Chats,
+        (false, Some(_)) => Part::Messages,
+        (false, None) => Part::All,
+    };
     let plan = Plan {
         file: args.file,
-        journals: deployment.imports_dir(&wallet)?,
+        journals: deployment.imports_dir(&account)?,
         copy: args.copy,
+        part,
     };
     let progress = Arc::new(Progress::new("import", context.output, args.quiet));
     let summary = import(&client, &secret, &plan, progress).await?;
-    context.output.show(&event(&summary)?, || text(&summary))?;
-    Ok(summary.exit())
+    context.output.show(&event(&summary)?, || match part {
+        Part::Chats => prepared(&summary),
+        _ => text(&summary),
+    })?;
+    match part {
+        Part::Chats => Ok(Exit::Ok),
+        _ => Ok(summary.exit()),
+    }
 }
 
 fn event(summary: &Summary) -> Result<serde_json::Value, Failure> {
-    let mut value = serde_json::to_value(summary).map_err(|e| {
-        Failure::new(
-            crate::exit::Exit::Failed,
-            "internal",
-            e.to_string(),
-            "report it",
-        )
-    })?;
+    let mut value = serde_json::to_value(summary)
+        .map_err(|e| Failure::new(Exit::Failed, "internal", e.to_string(), "report it"))?;
     value["event"] = "summary".into();
     Ok(value)
+}
+
+fn prepared(s: &Summary) -> String {
+    format!(
+        "made {} chats as archive {}; no message was sent\nsend them with: quorate import telegram FILE --service CREDENTIAL",
+        s.chats, s.archive
+    )
 }
 
 fn text(s: &Summary) -> String {

@@ -252,9 +252,24 @@ fn table(all: &Members) -> String {
 
 /// Number and hash of the chat's newest statement, as the home says. A lie makes
 /// the next statement one that no custodian takes.
-async fn head(client: &Client, chat: &ChatId) -> Result<(u64, StatementHash), Failure> {
-    let page = client.members(&chat.to_string(), None, 1).await?;
-    let hash = page.hash.parse().map_err(|e| {
+async fn head(
+    client: &Client,
+    chat: &ChatId,
+    joins: Option<&Joins<'_>>,
+) -> Result<(u64, StatementHash), Failure> {
+    let (number, hash) = match joins {
+        None => {
+            let page = client.members(&chat.to_string(), None, 1).await?;
+            (page.number, page.hash)
+        }
+        // Who is no member yet cannot list them.
+        Some(joins) => {
+            let key = joins.invite.map(|key| PublicKey(key.public()));
+            let head = client.chat_head(chat, key.as_ref()).await?;
+            (head.number, head.hash)
+        }
+    };
+    let hash = hash.parse().map_err(|e| {
         Failure::new(
             Exit::Failed,
             "bad_answer",
@@ -262,7 +277,12 @@ async fn head(client: &Client, chat: &ChatId) -> Result<(u64, StatementHash), Fa
             "check that client and home are of the same version",
         )
     })?;
-    Ok((page.number, hash))
+    Ok((number, hash))
+}
+
+/// That the one who signs is about to join, and with which invite's key.
+struct Joins<'a> {
+    invite: Option<&'a SigningKey>,
 }
 
 /// A change that was posted.
@@ -338,8 +358,7 @@ impl Acting<'_> {
         &self,
         chat: ChatId,
         change: &ChatChange,
-        invite: Option<&SigningKey>,
-        given: Option<(u64, StatementHash)>,
+        joins: Option<Joins<'_>>,
     ) -> Result<Posted, Failure> {
         if let Some(statement) = self.undone(&chat, change) {
             // When it is refused now (too old, overtaken), a fresh one may do.
@@ -354,13 +373,10 @@ impl Acting<'_> {
             self.settled(&chat);
         }
         let person = self.client.person().cloned().ok_or(ClientError::NoWallet)?;
+        let invite = joins.as_ref().and_then(|j| j.invite);
         let mut races = 0;
         loop {
-            let at = match head(&self.client, &chat).await {
-                Ok(at) => at,
-                // Who is no member yet cannot ask; the link says where the chat stood.
-                Err(e) => given.ok_or(e)?,
-            };
+            let at = head(&self.client, &chat, joins.as_ref()).await?;
             let statement = person.chat_statement(chat, at, change.clone(), invite);
             self.keep(&chat, &statement)?;
             match self.send(chat, &statement).await {
@@ -383,7 +399,7 @@ impl Acting<'_> {
         text: &str,
     ) -> CommandResult {
         let chat = chat_id(chat)?;
-        let posted = self.post(chat, &change, None, None).await?;
+        let posted = self.post(chat, &change, None).await?;
         self.told(&chat, &posted, change.name(), lets_in, text, json!({}))
     }
 
@@ -445,11 +461,10 @@ impl Acting<'_> {
                 uses,
             },
         };
-        let posted = self.post(chat, &change, None, None).await?;
-        let (number, hash) = posted.head;
+        let posted = self.post(chat, &change, None).await?;
         // The link is the secret itself: it is shown once, on purpose, and kept nowhere.
         let seed = Zeroizing::new(hex::encode(key.seed().expose()));
-        let link = format!("{LINK}:{chat}:{}:{from_epoch}:{number}:{hash}", *seed);
+        let link = format!("{LINK}:{chat}:{from_epoch}:{}", *seed);
         let text =
             format!("whoever has this link may join:\n{link}\nend it with --revoke {public}");
         let value = json!({"link": link, "key": public});
@@ -478,15 +493,17 @@ impl Acting<'_> {
             invite: link.as_ref().map(|l| PublicKey(l.key.public())),
             from_epoch: link.as_ref().map_or(0, |l| l.from_epoch),
         };
-        let (key, at) = (link.as_ref().map(|l| &l.key), link.as_ref().map(|l| l.head));
-        let posted = self.post(chat, &change, key, at).await?;
+        let joins = Joins {
+            invite: link.as_ref().map(|l| &l.key),
+        };
+        let posted = self.post(chat, &change, Some(joins)).await?;
         let done = "joined the chat";
         self.told(&chat, &posted, change.name(), true, done, json!({}))
     }
 }
 
 fn raced(code: &str) -> bool {
-    matches!(code, "fork" | "behind")
+    matches!(code, "statement_fork" | "statement_behind")
 }
 
 /// What a link says.
@@ -494,7 +511,6 @@ struct Link {
     chat: ChatId,
     key: SigningKey,
     from_epoch: EpochNo,
-    head: (u64, StatementHash),
 }
 
 fn parse_link(text: &str) -> Option<Link> {
@@ -503,18 +519,16 @@ fn parse_link(text: &str) -> Option<Link> {
         return None;
     }
     let chat = parts.next()?.parse().ok()?;
+    let from_epoch = parts.next()?.parse().ok()?;
     let mut seed = [0u8; 32];
     let read = hex::decode_to_slice(parts.next()?, &mut seed);
     let key = SigningKey::from_seed(&Secret::take(&mut seed));
     seed.zeroize();
     read.ok()?;
-    let from_epoch = parts.next()?.parse().ok()?;
-    let head = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
     parts.next().is_none().then_some(Link {
         chat,
         key,
         from_epoch,
-        head,
     })
 }
 
@@ -524,12 +538,10 @@ mod tests {
 
     #[test]
     fn a_link_is_whole_or_none() {
-        let (chat, hash) = ("ab".repeat(32), "cd".repeat(32));
-        let seed = "01".repeat(32);
-        let link = format!("{LINK}:{chat}:{seed}:3:7:{hash}");
+        let (chat, seed) = ("ab".repeat(32), "01".repeat(32));
+        let link = format!("{LINK}:{chat}:3:{seed}");
         let l = parse_link(&format!(" {link}\n")).unwrap();
-        assert_eq!((l.from_epoch, l.head.0), (3, 7));
-        assert_eq!((l.chat.to_string(), l.head.1.to_string()), (chat, hash));
+        assert_eq!((l.from_epoch, l.chat.to_string()), (3, chat));
         let seed = Secret::take(&mut [1; 32]);
         assert_eq!(l.key.public(), SigningKey::from_seed(&seed).public());
         for n in 0..link.len() {

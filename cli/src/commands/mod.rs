@@ -31,6 +31,7 @@ pub mod order;
 mod order_result;
 pub mod policy;
 pub mod recover;
+pub mod services;
 pub mod status;
 pub mod trust;
 
@@ -39,6 +40,7 @@ use crate::deployment::Deployment;
 use crate::exit::{CommandResult, EXIT_CODES_HELP, Failure};
 use crate::output::Output;
 use crate::people::Wallet;
+use crate::people::person::GRANT_LIFE_S;
 use crate::people::place::{self, Asked};
 use clap::{Args, Parser, Subcommand};
 use quorate_engine::api::Content;
@@ -88,6 +90,10 @@ pub struct Global {
     /// Read the wallet's passphrase from this file descriptor instead of the terminal
     #[arg(long, global = true, value_name = "FD")]
     pub wallet_passphrase_fd: Option<u32>,
+    /// Seconds that a grant holds from when it is signed; long work signs more as it goes on
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = GRANT_LIFE_S,
+        value_parser = clap::value_parser!(u64).range(2..=GRANT_LIFE_S))]
+    pub grant_life: u64,
     /// Directory with descriptors and policy.toml, to verify what custodians sign
     #[arg(long, global = true, value_name = "DIR")]
     pub trust: Option<PathBuf>,
@@ -169,7 +175,7 @@ impl Command {
             Self::Officer(args) => officer::run(args, context).await,
             Self::Approve(args) => approve::run(args, context).await,
             Self::Order(args) => order::run(args, context).await,
-            Self::Home(args) => home::run(&args, context),
+            Self::Home(args) => home::run(args, context).await,
             Self::Identity(args) => identity::run(args, context).await,
             Self::Trust(args) => trust::run(&args, context),
             Self::Cluster(args) => cluster::run(args, context).await,
@@ -202,7 +208,8 @@ impl Context {
     /// # Errors
     /// When there is none.
     pub fn deployment(&self) -> Result<Deployment, Failure> {
-        Deployment::find(self.global.deployment.as_deref())
+        let found = Deployment::find(self.global.deployment.as_deref())?;
+        Ok(found.with_grant_life(self.global.grant_life))
     }
 
     /// What was said of the wallet.

@@ -227,7 +227,8 @@ impl Stage {
         let secret = deployment.secret()?;
         let plan = import::Plan {
             file: file.to_owned(),
-            journals: deployment.imports_dir(wallet)?,
+            journals: deployment.imports_dir(&wallet.account)?,
+            part: import::Part::All,
             copy: 0,
         };
         let progress = Arc::new(Progress::new("import", self.output, self.output.json));

@@ -16,10 +16,12 @@ pub mod known;
 pub mod person;
 pub mod place;
 pub mod registry;
+pub mod service;
 pub mod wallet;
 
 pub use card::Card;
 pub use known::{Judged, Known};
 pub use person::{Person, Wants, now_ms};
 pub use registry::Registry;
+pub use service::Service;
 pub use wallet::Wallet;

@@ -24,6 +24,7 @@ use quorate_engine::types::{
 use quorate_node::pki::files::{self, Access, FileError};
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -31,7 +32,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const CEILING: u32 = 4_096;
 /// A grant begins so long before now, for clocks that differ, in seconds.
 const BACKDATE_S: u64 = 60;
-/// A grant with less time left is signed anew, in seconds.
+/// How long a grant holds from when it is signed, in seconds, unless it is to be shorter.
+pub const GRANT_LIFE_S: u64 = GRANT_LIFE_S_MAX - BACKDATE_S;
+/// A grant with less time left is signed anew, in seconds; with less than a quarter of its life,
+/// where that is shorter.
 const RENEW_S: u64 = 120;
 /// Grants, and geneses, kept for use again.
 const KEPT_MAX: usize = 4_096;
@@ -86,6 +90,7 @@ pub struct Person {
     key: SigningKey,
     deployment: DeploymentId,
     home: HomeId,
+    life_s: AtomicU64,
     kept: Mutex<HashMap<Wants, Kept>>,
     founding: Founding,
 }
@@ -110,6 +115,7 @@ impl Person {
             key,
             deployment,
             home,
+            life_s: AtomicU64::new(GRANT_LIFE_S),
             kept: Mutex::default(),
             founding: Founding::default(),
         })
@@ -119,6 +125,14 @@ impl Person {
     #[must_use]
     pub fn keeping(self: Arc<Self>, dir: PathBuf) -> Arc<Self> {
         let _ = self.founding.dir.set(dir);
+        self
+    }
+
+    /// The same, and its grants hold so many seconds, at most [`GRANT_LIFE_S`].
+    #[must_use]
+    pub fn with_grant_life(self: Arc<Self>, seconds: u64) -> Arc<Self> {
+        let seconds = seconds.clamp(1, GRANT_LIFE_S);
+        self.life_s.store(seconds, Ordering::Relaxed);
         self
     }
 
@@ -135,24 +149,26 @@ impl Person {
         &self.deployment
     }
 
-    /// A grant for `wants` that holds for two minutes more at least.
+    /// A grant for `wants` that holds for two minutes more at least, or a quarter of its life.
     ///
     /// # Errors
     /// [`GrantRefusal`] when nobody would accept it: too many chats.
     pub fn grant(&self, wants: &Wants) -> Result<Arc<str>, GrantRefusal> {
         let now_s = now_ms() / 1000;
+        let life_s = self.life_s.load(Ordering::Relaxed);
+        let renew_s = RENEW_S.min(life_s.div_ceil(4));
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(held) = kept.get(wants).filter(|k| now_s + RENEW_S < k.expires_s) {
+        if let Some(held) = kept.get(wants).filter(|k| now_s + renew_s < k.expires_s) {
             return Ok(held.compact.clone());
         }
         if kept.len() >= KEPT_MAX {
-            kept.retain(|_, k| now_s + RENEW_S < k.expires_s);
+            kept.retain(|_, k| now_s + renew_s < k.expires_s);
             if kept.len() >= KEPT_MAX {
                 kept.clear();
             }
         }
         let not_before_s = now_s.saturating_sub(BACKDATE_S);
-        let expires_s = not_before_s + GRANT_LIFE_S_MAX;
+        let expires_s = not_before_s + BACKDATE_S + life_s;
         let range = |chat: &ChatId| ChatRange {
             chat: *chat,
             from: wants.from,
@@ -404,6 +420,24 @@ mod tests {
         );
         let many = (0..65).map(|n| ChatId([n; 32])).collect();
         assert!(p.grant(&Wants::read(many)).is_err());
+    }
+
+    #[test]
+    fn a_short_grant_is_signed_anew_before_it_ends() {
+        let p = person().with_grant_life(4);
+        let read = Wants::read(vec![ChatId([3; 32])]);
+        let first = p.grant(&read).unwrap();
+        let claims = Grant::parse(&first).unwrap().claims().clone();
+        let now_s = now_ms() / 1000;
+        assert!(claims.expires_s <= now_s + 4 && claims.expires_s + 2 > now_s);
+        assert_eq!(claims.expires_s - claims.not_before_s, BACKDATE_S + 4);
+        let mut kept = p.kept.lock().unwrap();
+        kept.get_mut(&read).unwrap().expires_s = now_s + 1;
+        drop(kept);
+        assert_ne!(p.grant(&read).unwrap(), first);
+        let longest = person().with_grant_life(u64::MAX).grant(&read).unwrap();
+        let claims = Grant::parse(&longest).unwrap().claims().clone();
+        assert_eq!(claims.expires_s - claims.not_before_s, GRANT_LIFE_S_MAX);
     }
 
     #[test]

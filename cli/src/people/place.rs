@@ -142,6 +142,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         std::fs::write(tmp.path().join("layout.toml"), "").unwrap();
         let d = Deployment {
+            grant_life_s: crate::people::person::GRANT_LIFE_S,
             dir: tmp.path().into(),
             file: ClientFile::default(),
         };

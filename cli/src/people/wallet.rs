@@ -33,8 +33,8 @@ const FORMAT: u64 = 1;
 /// Statements kept; the oldest after the genesis go first.
 const STATEMENTS_MAX: usize = 64;
 
-/// 64 hex characters of a device's key. Only here, between the file and [`SigningKey`].
-struct SeedText(Zeroizing<String>);
+/// 64 hex characters of a key. Only here, between a file and [`SigningKey`].
+pub(super) struct SeedText(pub(super) Zeroizing<String>);
 
 impl Serialize for SeedText {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {

@@ -44,6 +44,19 @@ pub struct Plan {
     pub journals: PathBuf,
     /// Import a file that was imported before a second time; 0 otherwise.
     pub copy: u32,
+    /// How much of it.
+    pub part: Part,
+}
+
+/// Which part of an import is done now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    All,
+    /// Chats are made, which takes somebody's device; no message is sent.
+    Chats,
+    /// Messages are sent to chats that were made before.
+    Messages,
 }
 
 /// What is told while it goes on.
@@ -126,6 +139,16 @@ pub async fn import(
             ),
         ));
     }
+    let state = &journal.state;
+    let made = state.archive.is_some() && state.chats.len() == survey.chats.len();
+    if plan.part == Part::Messages && !made {
+        return Err(Failure::new(
+            Exit::Conflict,
+            "import_not_prepared",
+            "the chats of this file are not made yet, and a service credential makes none",
+            "have somebody run the same import with --prepare first, from this client directory",
+        ));
+    }
     let mut summary = Summary {
         import: id.clone(),
         chats: survey.chats.len() as u64,
@@ -143,6 +166,7 @@ pub async fn import(
         journal: Mutex::new(journal),
         summary: Mutex::new(summary),
         observer,
+        part: plan.part,
     };
     let result = run.all().await;
     run.observer.end();
@@ -196,6 +220,7 @@ struct Run {
     journal: Mutex<Journal>,
     summary: Mutex<Summary>,
     observer: Arc<dyn Observer>,
+    part: Part,
 }
 
 /// A profile, and the records that hold its fields when they are too long for it.
@@ -257,6 +282,9 @@ impl Run {
         let (archive, pieces) = self.make_archive().await?;
         self.summary().archive.clone_from(&archive);
         let chats = self.make_chats(&archive).await?;
+        if self.part == Part::Chats {
+            return Ok(());
+        }
         let mut records = pieces;
         for (source, (chat, _)) in self.survey.chats.iter().zip(&chats) {
             records.push(

@@ -8,6 +8,7 @@ pub mod keys;
 pub mod officers;
 pub mod operator;
 pub mod registry;
+pub mod services;
 
 use crate::types::Outcome;
 use serde::{Deserialize, Serialize};
@@ -105,6 +106,15 @@ pub struct Members {
     pub members: Vec<Member>,
     /// Pass as `after` for the next page; absent at the end.
     pub next: Option<String>,
+}
+
+/// `GET /v1/chats/{chat}/head?invite=KEY`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ChatHead {
+    /// Number of the chat's last statement at this home.
+    pub number: u64,
+    /// Its hash, hex: the next statement's `previous`.
+    pub hash: String,
 }
 
 /// One member of a chat.

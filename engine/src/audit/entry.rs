@@ -246,6 +246,8 @@ pub enum KeyOutcome {
     MandateLeaseKeyUsed,
     /// Refused: the epoch was released eight times under this mandate; sign the deletion anew.
     MandateReleasesSpent,
+    /// Refused: this is a service credential's token and no grant; it opens nothing.
+    GrantServiceCredential,
 }
 
 /// One key of an entry.

@@ -13,6 +13,7 @@ pub mod membership;
 pub mod officers;
 pub mod orders;
 mod refusals;
+pub mod service;
 pub mod standing;
 #[cfg(test)]
 mod vectors;

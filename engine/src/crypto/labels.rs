@@ -91,6 +91,8 @@ labels! {
     SIGN_DELETION = "quorate/deletion/1";
     /// A proposal that a custodian's officers decide on, and their approvals.
     SIGN_OFFICER = "quorate/officer/1";
+    /// A service credential's id: the hash of its public key.
+    SERVICE_ID = "quorate/service-id/1";
     /// A disclosure order's id: the hash of its bytes.
     ORDER_ID = "quorate/order-id/1";
     /// A custodian's signed acknowledgement of the head of a chain.

@@ -13,7 +13,7 @@ use super::protocol::{
 use super::reply::{Applied, Committed, Effect, Granted, ReleaseGranted};
 use super::rows::ShareRow;
 use crate::authz::Authorised;
-use crate::authz::grant::{GRANT_BYTES_MAX, Grant};
+use crate::authz::grant::{GRANT_BYTES_MAX, GrantHash, KnownGrants};
 use crate::authz::standing::DeviceStanding;
 use crate::crypto::labels;
 use crate::crypto::seal::{
@@ -279,7 +279,7 @@ fn rewrap<R: CryptoRng + ?Sized>(
 
 /// Checks the shape of a release and the signature of its grant, and makes its
 /// command. `device` is where the grant's device stands in this node's applied
-/// state, by [`Standings`](super::Standings).
+/// state, by [`Standings`](super::Standings); `known` are grants looked at before.
 ///
 /// A grant that is malformed, or that its device did not sign, is proposed too:
 /// `apply` refuses it, and the log has it.
@@ -290,6 +290,7 @@ pub fn prepare_release<E: From<RequestError>>(
     place: &Place,
     authorised: &Authorised,
     request: &ReleaseRequest,
+    known: &dyn KnownGrants,
     device: impl FnOnce(&AccountId, &DeviceId) -> Result<DeviceStanding, E>,
 ) -> Result<Command, E> {
     let asked = (&request.home, request.node, request.deployment);
@@ -297,10 +298,11 @@ pub fn prepare_release<E: From<RequestError>>(
     if request.grant.is_empty() || request.grant.len() > GRANT_BYTES_MAX {
         return Err(RequestError::GrantLength(request.grant.len()).into());
     }
-    let signature_holds = match Grant::parse(&request.grant) {
+    let hash = GrantHash::of(&request.grant);
+    let signature_holds = match known.read(&request.grant, &hash) {
         Ok(grant) => device(&grant.claims().account, grant.device())?
             .live()
-            .is_some_and(|public| grant.verify(public).is_ok()),
+            .is_some_and(|public| known.verify(&grant, public).is_ok()),
         Err(_) => false,
     };
     Ok(Command::Release(Release {

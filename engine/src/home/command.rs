@@ -6,13 +6,14 @@
 
 use crate::authz::envelope::Envelope;
 use crate::authz::membership;
+use crate::authz::service::ServiceKey;
 use crate::crypto::message::RecordKind;
 use crate::custody::protocol::{KeyRef, Receipt, SealSession, StatementRefused, StoreOutcome};
 use crate::policy::Margins;
 use crate::types::codec::{self, CodecError};
 use crate::types::{
     AccountId, ChatId, CustodianId, DeploymentId, EpochNo, HomeId, KeyId, MessageId, PolicyId,
-    PublicKey, Revision, SessionId, StatementHash, WallMs,
+    PublicKey, Revision, ServiceId, SessionId, StatementHash, WallMs,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -76,6 +77,25 @@ pub enum Command {
     Journal(Vec<Receipt>),
     /// Forgets what is past its time: idempotency rows, sessions and their outbox, receipts.
     Sweep,
+    /// A service's key is enrolled or ended. Repeating it is success.
+    Service(ServiceChange),
+}
+
+/// See [`Command::Service`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServiceChange {
+    /// It counts from now on.
+    Enrol {
+        /// The key.
+        key: ServiceKey,
+        /// The operator who says so.
+        by: String,
+    },
+    /// It counts no longer, for ever.
+    End {
+        /// Which.
+        service: ServiceId,
+    },
 }
 
 /// See [`Command::SetPolicy`].

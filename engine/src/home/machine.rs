@@ -11,7 +11,7 @@
 use super::command::{Command, Conflict, ConflictWhy, Proposal, Reply, SetPolicy};
 use super::rows::{self, ChatRow, Meta, PolicyRow, table};
 use super::{BATCH_ITEMS_MAX, POLICY_BYTES_MAX};
-use super::{deletions, epochs, members, messages, sweep};
+use super::{deletions, epochs, members, messages, services, sweep};
 use crate::custody::protocol::{Receipt, SealSession};
 use crate::policy::Policy;
 use crate::types::kv::{Kv, KvError, Machine, Position};
@@ -78,6 +78,7 @@ pub fn apply(kv: &mut dyn Kv, at: Position, proposal: Proposal) -> Result<Reply,
             sweep::sweep(&mut cx, SWEEP_PER_SWEEP)?;
             Reply::Done
         }
+        Command::Service(c) => services::change(&mut cx, c)?,
     };
     if at.index.is_multiple_of(SWEEP_EVERY) {
         sweep::sweep(&mut cx, SWEEP_PER_COMMAND)?;

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! - [`command`]: what is proposed to a shard's raft group, and what it answers.
-//! - [`machine`]: the deterministic `apply` (with `members`, `epochs`, `messages`, `sweep`).
+//! - [`machine`]: the deterministic `apply` (with `members`, `epochs`, `messages`, `services`, `sweep`).
 //! - [`rows`]: the byte layout of a shard's key space.
 //! - [`read`]: reading that state.
 //! - [`opening`]: one epoch's opening, run by the shard's leader.
@@ -30,6 +30,7 @@ mod messages;
 pub mod opening;
 pub mod read;
 pub mod rows;
+mod services;
 mod sweep;
 
 #[cfg(test)]
@@ -59,6 +60,8 @@ pub const DEVICE_BYTES_MAX: usize = 64;
 pub const STATEMENTS_BYTES_MAX: usize = 1 << 20;
 /// Most epochs one `EpochAcks`, most receipts one `Journal` may carry.
 pub const BATCH_ITEMS_MAX: usize = 1024;
+/// Most service keys ever enrolled at one home, ended ones among them.
+pub const SERVICES_MAX: usize = 1024;
 /// Largest canonical policy, in bytes.
 pub const POLICY_BYTES_MAX: usize = 64 << 10;
 /// How long the leader waits for the margin before it opens thin, in milliseconds.

@@ -2,20 +2,21 @@
 //!
 //! Whoever serves from these has made sure first (by ReadIndex) that the state is recent enough.
 
-use super::STATEMENTS_BYTES_MAX;
 use super::command::EpochIntent;
 use super::messages::lookup_key;
 use super::rows::{
     self, ChatRow, DealingRow, DeletionRow, EpochRow, IdempotencyRow, LeafState, Meta, OutboxRow,
-    PolicyRow, RecordRow, table,
+    PolicyRow, RecordRow, ServiceRow, table,
 };
+use super::{SERVICES_MAX, STATEMENTS_BYTES_MAX};
 use crate::authz::envelope::Envelope;
-use crate::authz::membership::Member;
+use crate::authz::membership::{Invite, Member};
 use crate::custody::protocol::{KeyRef, Receipt, SealSession, SealedItem};
 use crate::policy::{Margins, Policy};
 use crate::types::kv::{KvError, KvRead, Row};
 use crate::types::{
-    AccountId, ChatId, CustodianId, EpochNo, KeyId, MessageId, PolicyId, SessionId, StatementHash,
+    AccountId, ChatId, CustodianId, EpochNo, KeyId, MessageId, PolicyId, PublicKey, ServiceId,
+    SessionId, StatementHash,
 };
 
 /// Most statements read at once.
@@ -112,6 +113,49 @@ pub fn members(
             Ok((account, rows::decode(&key, &value)?))
         })
         .collect()
+}
+
+/// Where an account stands in a chat, if it is a member.
+///
+/// # Errors
+/// [`KvError`].
+pub fn member(
+    kv: &dyn KvRead,
+    chat: &ChatId,
+    account: &AccountId,
+) -> Result<Option<Member>, KvError> {
+    rows::get(kv, &rows::member_key(chat, account))
+}
+
+/// An invite to a chat, if it was not revoked or used up. It may have run out.
+///
+/// # Errors
+/// [`KvError`].
+pub fn invite(kv: &dyn KvRead, chat: &ChatId, key: &PublicKey) -> Result<Option<Invite>, KvError> {
+    rows::get(kv, &rows::invite_key(chat, key))
+}
+
+/// A service's key, ended or not.
+///
+/// # Errors
+/// [`KvError`].
+pub fn service(kv: &dyn KvRead, id: &ServiceId) -> Result<Option<ServiceRow>, KvError> {
+    rows::get(kv, &rows::service_key(id))
+}
+
+/// All keys of services, ended ones too, in order of id.
+///
+/// # Errors
+/// [`KvError`].
+pub fn services(kv: &dyn KvRead) -> Result<Vec<ServiceRow>, KvError> {
+    let found = kv.scan(
+        &[table::SERVICE],
+        &[table::SERVICE + 1],
+        SERVICES_MAX,
+        false,
+    )?;
+    let rows = found.iter().map(|(key, value)| rows::decode(key, value));
+    rows.collect()
 }
 
 /// Chats that an account is a member of, in order of id, after `after`.

@@ -5,6 +5,7 @@
 
 use crate::authz::envelope::Envelope;
 use crate::authz::membership::{ChatHead, Invite, Member};
+use crate::authz::service::ServiceKey;
 use crate::crypto::message::RecordKind;
 use crate::custody::protocol::StoreOutcome;
 use crate::policy::Margins;
@@ -12,7 +13,7 @@ use crate::types::codec;
 use crate::types::kv::{Kv, KvError, KvRead};
 use crate::types::{
     AccountId, ChatId, CustodianId, EpochNo, KeyId, MessageId, PolicyId, PublicKey, Revision,
-    SessionId, StatementHash, WallMs,
+    ServiceId, SessionId, StatementHash, WallMs,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -66,6 +67,8 @@ pub mod table {
     pub const DELETION: u8 = 0x15;
     /// chat → how many deletions of it wait.
     pub const DELETIONS: u8 = 0x16;
+    /// service → [`ServiceRow`](super::ServiceRow).
+    pub const SERVICE: u8 = 0x17;
 }
 
 /// The shard's own row.
@@ -134,6 +137,19 @@ pub struct DeletionRow {
     pub statement: Envelope,
     /// Entry time of its recording.
     pub at_ms: WallMs,
+}
+
+/// A service's key. The same in every shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceRow {
+    /// As it was enrolled.
+    pub key: ServiceKey,
+    /// Entry time.
+    pub enrolled_ms: WallMs,
+    /// The operator who enrolled it.
+    pub by: String,
+    /// Entry time at which an operator ended it.
+    pub ended_ms: Option<WallMs>,
 }
 
 /// The open epoch of a chat.
@@ -329,6 +345,10 @@ pub fn deletions_key(chat: &ChatId) -> Vec<u8> {
 /// Key of what a chat's newest statement changed.
 pub fn undo_key(chat: &ChatId) -> Vec<u8> {
     key(table::UNDO, &[&chat.0])
+}
+/// Key of a service's key.
+pub fn service_key(service: &ServiceId) -> Vec<u8> {
+    key(table::SERVICE, &[&service.0])
 }
 /// Key of an undelivered share.
 pub fn outbox_key(custodian: &CustodianId, session: &SessionId, key_id: &KeyId) -> Vec<u8> {

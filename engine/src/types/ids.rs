@@ -129,6 +129,11 @@ byte_id!(
 );
 
 byte_id!(
+    /// A service credential of a home: the hash of its public key.
+    ServiceId, 32
+);
+
+byte_id!(
     /// An Ed25519 public key, as signed statements name one.
     PublicKey, 32
 );

@@ -55,6 +55,7 @@ pub use service::HomeService;
 pub use token::Token;
 pub use vault::{VAULT_FILE, Vault, VaultProblem};
 
+use crate::grants::GrantMemory;
 use quorate_engine::crypto::sign::SigningKey;
 use quorate_engine::custody::{HANDOVER_MS_MIN, Place};
 use quorate_engine::types::{HomeId, WallMs};
@@ -168,6 +169,8 @@ struct Inner {
     gate: departure::Gate,
     batcher: batch::Batcher,
     cache: cache::Cache,
+    /// Grants whose signature this node looked at.
+    grants: GrantMemory,
     pool: pool::Pool,
     figures: figures::Figures,
     requests: tokio::sync::Semaphore,
@@ -236,6 +239,7 @@ impl Custodian {
             gate: departure::Gate::new(),
             batcher,
             cache: cache::Cache::default(),
+            grants: GrantMemory::default(),
             pool: pool::Pool::new(),
             figures,
             requests: tokio::sync::Semaphore::new(REQUESTS_MAX),

@@ -6,6 +6,7 @@ use super::{
     SigningKeys, Vault, VaultProblem, own_provider, system_clock,
 };
 use crate::config::{ClusterRole, Config};
+use crate::grants::GrantMemory;
 use crate::peer::{Allow, PeerClient, PeerServer, PeerTarget, services};
 use crate::pki::files::{self, FileError};
 use crate::pki::{Descriptor, TrustStore};
@@ -67,7 +68,8 @@ pub enum OpenProblem {
 /// # Errors
 /// [`OpenProblem::NotCustodian`].
 pub fn machine(own: &Descriptor) -> Result<Custody, OpenProblem> {
-    Ok(Custody::new(custodian(own)?, own.identity_hash()).serving(own.deployment))
+    let machine = Custody::new(custodian(own)?, own.identity_hash()).serving(own.deployment);
+    Ok(machine.with_known_grants(Arc::new(GrantMemory::default())))
 }
 
 fn custodian(own: &Descriptor) -> Result<CustodianId, OpenProblem> {

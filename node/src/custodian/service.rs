@@ -440,7 +440,7 @@ impl Custodian {
         if let Some(why) = self.behind(chats, None) {
             return Err(busy(why));
         }
-        // The signature is looked at here, once; device, member, epoch, ceiling and time in `apply`.
+        // The signature is looked at here, once a grant; device, member, epoch, ceiling and time in `apply`.
         let device = |account: &AccountId, device: &DeviceId| {
             if let Some(why) = self.behind([], Some(*account)) {
                 return Err(NotPrepared::Instead(busy(why)));
@@ -452,7 +452,7 @@ impl Custodian {
             });
             read.map_err(|e| NotPrepared::Instead(busy(e.0)))
         };
-        let command = prepare_release(&self.0.place, who, &request, device)?;
+        let command = prepare_release(&self.0.place, who, &request, &self.0.grants, device)?;
         self.let_out(who, request.lease_key, command).await
     }
 

@@ -6,36 +6,15 @@
 use super::api::{Caller, HomeError};
 use super::core::{Core, Fail};
 use super::directory::Who;
+use super::shard::Shard;
 use quorate_engine::authz::grant::{
-    Action, Grant, GrantHash, GrantRefusal, Shown, decide_grant, decide_key,
+    Action, Grant, GrantHash, GrantRefusal, KnownGrants, Shown, decide_grant, decide_key,
 };
+use quorate_engine::authz::service::{ServiceRefusal, ServiceShown, ServiceToken, decide_service};
 use quorate_engine::authz::standing::{DeviceStanding, MemberStanding, Role};
-use quorate_engine::types::{AccountId, ChatId, EpochNo, PublicKey};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-
-/// Grants remembered as verified.
-const VERIFIED_MAX: usize = 16_384;
-
-/// Grants whose signature was found good, with the key it is good for. They save a signature
-/// check, and decide nothing: whoever asks again is asked about anew.
-#[derive(Default)]
-pub struct Verified(Mutex<HashMap<[u8; 32], (Arc<Grant>, [u8; 32])>>);
-
-impl Verified {
-    fn get(&self, hash: &GrantHash) -> Option<(Arc<Grant>, [u8; 32])> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(&hash.0).cloned()
-    }
-
-    fn put(&self, grant: Arc<Grant>, public: [u8; 32]) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= VERIFIED_MAX {
-            known.clear();
-        }
-        known.insert(grant.hash().0, (grant, public));
-    }
-}
+use quorate_engine::home;
+use quorate_engine::types::{AccountId, ChatId, EpochNo, PublicKey, ServiceId};
+use std::sync::Arc;
 
 /// A caller that was let in.
 #[derive(Clone, Debug)]
@@ -104,11 +83,22 @@ pub(super) async fn admit(
     action: Action,
     chat: Option<ChatId>,
 ) -> Result<Admitted, Fail> {
-    let known = core.verified.get(&GrantHash::of(&caller.grant));
-    let (grant, verified_for) = match known {
-        Some((grant, public)) => (grant, Some(public)),
-        None => (Arc::new(Grant::parse(&caller.grant).map_err(denied)?), None),
-    };
+    admit_under(core, read(core, caller)?, action, chat).await
+}
+
+/// A grant that is remembered spares a signature check, and decides nothing: whoever asks again
+/// is asked about anew.
+fn read(core: &Core, caller: &Caller) -> Result<Arc<Grant>, Fail> {
+    let hash = GrantHash::of(&caller.grant);
+    core.grants.read(&caller.grant, &hash).map_err(denied)
+}
+
+async fn admit_under(
+    core: &Core,
+    grant: Arc<Grant>,
+    action: Action,
+    chat: Option<ChatId>,
+) -> Result<Admitted, Fail> {
     let claims = grant.claims();
     // What needs no custodian comes first: a stale grant costs them nothing.
     let unless_device = Shown {
@@ -129,10 +119,8 @@ pub(super) async fn admit(
         chat,
     };
     let standing = core.directory.standing(core, who).await?;
-    if verified_for != Some(standing.public) {
-        grant.verify(&standing.public).map_err(denied)?;
-        core.verified.put(grant.clone(), standing.public);
-    }
+    let holds = core.grants.verify(&grant, &standing.public);
+    holds.map_err(denied)?;
     // Which role it is says nothing of keys.
     let role = Role::Member;
     let member = chat
@@ -143,4 +131,101 @@ pub(super) async fn admit(
         public: PublicKey(standing.public),
         member,
     })
+}
+
+/// Who appends messages.
+#[derive(Clone, Debug)]
+pub enum Author {
+    /// Somebody's device, under a grant.
+    Person(Admitted),
+    /// A service credential. No key is asked of custodians on its behalf.
+    Service(ServiceId),
+}
+
+impl Author {
+    /// As idempotency rows and records name it.
+    pub(super) fn device(&self) -> String {
+        match self {
+            Self::Person(who) => who.device(),
+            Self::Service(id) => id.to_string(),
+        }
+    }
+
+    /// Whether it may write in this epoch of the chat. A service was let in for the chat, and
+    /// writes in whichever epoch is dealt for it.
+    ///
+    /// # Errors
+    /// [`HomeError::Denied`].
+    pub(super) fn may(&self, chat: &ChatId, epoch: EpochNo) -> Result<(), Fail> {
+        match self {
+            Self::Person(who) => who.may(chat, epoch),
+            Self::Service(_) => Ok(()),
+        }
+    }
+
+    /// Whether it is a service.
+    pub(super) fn is_service(&self) -> bool {
+        matches!(self, Self::Service(_))
+    }
+
+    /// Whether what is refused to the one is refused to the other.
+    pub(super) fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Person(a), Self::Person(b)) => a.grant() == b.grant(),
+            (Self::Service(a), Self::Service(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+/// Lets somebody append to a chat: under a grant, or with a service credential.
+pub(super) async fn author(
+    core: &Core,
+    shard: &Shard,
+    caller: &Caller,
+    chat: ChatId,
+) -> Result<Author, Fail> {
+    match read(core, caller) {
+        Ok(grant) => {
+            let admitted = admit_under(core, grant, Action::Write, Some(chat)).await;
+            admitted.map(Author::Person)
+        }
+        Err(Fail::Home(HomeError::Denied {
+            why: GrantRefusal::ServiceCredential,
+            ..
+        })) => serve(core, shard, caller, &chat).await.map(Author::Service),
+        Err(e) => Err(e),
+    }
+}
+
+/// Lets a service append. Members are those this home knows of: what it writes it could forge as
+/// well, and nothing is opened for it.
+async fn serve(
+    core: &Core,
+    shard: &Shard,
+    caller: &Caller,
+    chat: &ChatId,
+) -> Result<ServiceId, Fail> {
+    let refused = |why: ServiceRefusal| {
+        let detail = why.to_string();
+        Fail::Home(HomeError::Service { why, detail })
+    };
+    let token = ServiceToken::parse(&caller.grant).map_err(refused)?;
+    // An operator's word that it ended counts from the moment it was confirmed.
+    shard.read_index().await?;
+    let (service, account) = (*token.service(), token.claims().account);
+    let (row, member) = shard.view(|kv| {
+        let row = home::read::service(kv, &service)?;
+        Ok((row, home::read::member(kv, chat, &account)?.is_some()))
+    })?;
+    let shown = ServiceShown {
+        deployment: &core.config.deployment,
+        home: &core.config.home,
+        key: row.as_ref().map(|row| (&row.key, row.ended_ms)),
+        chat,
+        member,
+        now_ms: core.clock.wall(),
+    };
+    decide_service(&token, &shown).map_err(refused)?;
+    Ok(service)
 }

@@ -4,21 +4,26 @@
 //! implements it, on whichever node a request arrives, and forwards to the
 //! shard's leader over the peer plane.
 
+pub use super::cookies::Session;
 use futures::future::BoxFuture;
 use quorate_engine::api::registry::Statement;
 use quorate_engine::api::{
-    AccountChain, Append, Appended, Chat, ChatList, CreateChat, Deletion, Edit, Members, Message,
-    Page, PostDeletion, QuorumProblem, StatementAcks, Status, Written,
+    AccountChain, Append, Appended, Chat, ChatHead, ChatList, CreateChat, Deletion, Edit, Members,
+    Message, Page, PostDeletion, QuorumProblem, StatementAcks, Status, Written,
 };
 use quorate_engine::authz::grant::GrantRefusal;
-use quorate_engine::types::{AccountId, ChatId, MessageId, Outcome, RequestId, Revision};
+use quorate_engine::authz::service::ServiceRefusal;
+use quorate_engine::types::{
+    AccountId, ChatId, MessageId, Outcome, PublicKey, RequestId, Revision,
+};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Who calls, and under which request id.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Caller {
-    /// The grant shown, as it came: whoever does the operation reads and checks it.
+    /// The grant shown, or a service's token, as it came: whoever does the operation reads and
+    /// checks it.
     pub grant: String,
     /// The request id, echoed in the reply and carried to custodians' logs.
     pub request: RequestId,
@@ -56,6 +61,14 @@ pub enum HomeError {
     Denied {
         /// Why, for programs.
         why: GrantRefusal,
+        /// Why, in words.
+        detail: String,
+    },
+    /// A service credential does not let the caller append.
+    #[error("{detail}")]
+    Service {
+        /// Why, for programs.
+        why: ServiceRefusal,
         /// Why, in words.
         detail: String,
     },
@@ -208,6 +221,17 @@ pub trait HomeApi: Send + Sync + 'static {
         after: Option<AccountId>,
         limit: usize,
     ) -> BoxFuture<'_, HomeResult<Members>>;
+    /// Where a chat's chain of statements ends, for whoever may join or is a member.
+    fn head(
+        &self,
+        caller: Caller,
+        chat: ChatId,
+        invite: Option<PublicKey>,
+    ) -> BoxFuture<'_, HomeResult<ChatHead>>;
+    /// Trades a grant for a session of a browser's.
+    fn open_session(&self, caller: Caller) -> BoxFuture<'_, Result<Session, HomeError>>;
+    /// The grant behind a browser's session, if it was made at this home and still holds.
+    fn session(&self, token: String) -> BoxFuture<'_, Option<String>>;
     /// The deployment as seen from this node.
     fn status(&self) -> BoxFuture<'_, Status>;
 }

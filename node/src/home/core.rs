@@ -1,7 +1,8 @@
 //! What the home's parts share on one node, and how they fail.
 
-use super::admission::{Admitted, Verified};
+use super::admission::{Admitted, Author};
 use super::api::HomeError;
+use super::cookies::BrowserSessions;
 use super::custodians::{Custodians, Transport};
 use super::directory::Directory;
 use super::journal::Journal;
@@ -13,6 +14,7 @@ use super::shard::{Clock, Shard, ShardError, shard_of};
 use super::statements::Chains;
 use super::stores::Stores;
 use super::writer::Writers;
+use crate::grants::GrantMemory;
 use quorate_engine::api::QuorumProblem;
 use quorate_engine::custody::protocol::{KeyRef, Reason, Refusal};
 use quorate_engine::home::lease::LeaseLimits;
@@ -67,7 +69,8 @@ pub struct Core {
     pub(super) custodians: Custodians,
     pub(super) leases: Leases,
     pub(super) directory: Directory,
-    pub(super) verified: Verified,
+    pub(super) grants: GrantMemory,
+    pub(super) browsers: BrowserSessions,
     pub(super) chains: Chains,
     pub(super) sessions: Sessions,
     pub(super) stores: Stores,
@@ -119,7 +122,8 @@ impl Core {
             leases: Leases::new(config.leases, clock)?,
             custodians: Custodians::new(config.deployment, transport, clock),
             directory: Directory::default(),
-            verified: Verified::default(),
+            grants: GrantMemory::default(),
+            browsers: BrowserSessions::default(),
             chains: Chains::default(),
             sessions: Sessions::new(shards.len()),
             stores: Stores::default(),
@@ -202,6 +206,25 @@ impl Core {
             });
         }
         out
+    }
+
+    /// The key to write under in a dealing that is there already: of a service it must be dealt
+    /// in this lease, since nothing is ever released on its behalf.
+    pub(super) async fn key_to_write(
+        &self,
+        key: KeyRef,
+        epoch: EpochNo,
+        who: &Author,
+    ) -> Result<LeasedKey, Fail> {
+        match who {
+            Author::Person(who) => {
+                let mut keys = self.keys(&[(key, epoch)], Reason::Write, who).await;
+                keys.remove(0)
+            }
+            Author::Service(_) => self.leases.dealt(&key).ok_or_else(|| {
+                Fail::NotDone("a service credential takes no key from custodians".into())
+            }),
+        }
     }
 
     /// Waits, at a start, until enough custodians were heard to lease keys of this chat.

@@ -15,12 +15,15 @@ const SPARE_SLOTS: usize = 1024;
 
 /// A leased key; wiped when the last user lets go.
 #[derive(Clone, Debug)]
-pub struct LeasedKey(Arc<LockedKey>);
+pub struct LeasedKey {
+    key: Arc<LockedKey>,
+    dealt: bool,
+}
 
 impl LeasedKey {
     /// Its subkeys, for a moment's use.
     pub fn subkeys(&self) -> Subkeys {
-        Subkeys::derive(&self.0.key())
+        Subkeys::derive(&self.key.key())
     }
 }
 
@@ -90,13 +93,22 @@ impl Leases {
         self.table().get(now, key).map(|(holder, _)| holder.clone())
     }
 
+    /// The key of a dealing, if this node dealt it itself in the lease that lives: no custodian
+    /// released anything for it.
+    pub fn dealt(&self, key: &KeyRef) -> Option<LeasedKey> {
+        self.get(key).filter(|lease| lease.dealt)
+    }
+
     /// Takes a key over.
     ///
     /// # Errors
     /// [`LeaseError`]; the key is wiped.
     pub fn insert(&self, lease: NewLease, key: DataKey) -> Result<LeasedKey, LeaseError> {
         let holder = self.slab.store(key).ok_or(LeaseError::Full)?;
-        let holder = LeasedKey(Arc::new(holder));
+        let holder = LeasedKey {
+            key: Arc::new(holder),
+            dealt: lease.releases.is_empty(),
+        };
         let grantee = Grantee {
             key: lease.key,
             epoch: lease.epoch,

@@ -1,6 +1,6 @@
 //! What a shard's leader does itself, one operation each.
 
-use super::admission::{self, Admitted};
+use super::admission::{self, Admitted, Author};
 use super::api::{At, Caller, HomeError};
 use super::core::{Core, Fail};
 use super::directory::Who;
@@ -9,7 +9,7 @@ use super::{deletions, disclose, reader, shard, statements, writer};
 use quorate_engine::api::disclosure::{ExecuteOrder, Part};
 use quorate_engine::api::registry::Statement;
 use quorate_engine::api::{
-    Append, Appended, Chat, CreateChat, Deletion, Edit, Member, Members, Message, Page,
+    Append, Appended, Chat, ChatHead, CreateChat, Deletion, Edit, Member, Members, Message, Page,
     PostDeletion, StatementAcks, Written,
 };
 use quorate_engine::authz::envelope::Envelope;
@@ -17,8 +17,8 @@ use quorate_engine::authz::grant::{Action, decide_key};
 use quorate_engine::authz::membership::{self, ChatGenesis, ChatPayload};
 use quorate_engine::authz::standing::{MemberStanding, Role};
 use quorate_engine::custody::protocol::{ChainId, StatementRefused};
-use quorate_engine::home::command::{ChatStatement, Reply};
-use quorate_engine::home::rows::ChatRow;
+use quorate_engine::home::command::{ChatStatement, Reply, ServiceChange};
+use quorate_engine::home::rows::{ChatRow, ServiceRow};
 use quorate_engine::home::{Command, read};
 use quorate_engine::types::{AccountId, ChatId, MessageId, PublicKey, Revision};
 use serde::{Deserialize, Serialize};
@@ -60,10 +60,16 @@ pub enum Op {
     Statement(Caller, ChatId, Statement),
     /// `members`
     Members(Caller, ChatId, Option<AccountId>, usize),
+    /// `head`
+    Head(Caller, ChatId, Option<PublicKey>),
     /// A part of a disclosure order's result.
     Disclose(ExecuteOrder),
     /// `delete`
     Delete(Caller, ChatId, PostDeletion),
+    /// A change of service credentials in one shard.
+    Service(u32, ServiceChange),
+    /// The service credentials, as a shard has them.
+    Services(u32),
 }
 
 /// What an operation gives.
@@ -84,10 +90,16 @@ pub enum Done {
     Statement(At<StatementAcks>),
     /// To `Members`.
     Members(At<Members>),
+    /// To `Head`.
+    Head(At<ChatHead>),
     /// To `Disclose`.
     Disclosed(At<Part>),
     /// To `Delete`.
     Deletion(At<Deletion>),
+    /// To `Service`.
+    Changed(At<()>),
+    /// To `Services`.
+    Services(At<Vec<ServiceRow>>),
 }
 
 impl Op {
@@ -96,7 +108,9 @@ impl Op {
         let shards = u32::try_from(core.shards.len()).unwrap_or(u32::MAX);
         let chat = match self {
             Op::CreateChat(_, request) => &chat_id(&request.genesis),
-            Op::ListChats { shard, .. } => return *shard,
+            Op::ListChats { shard, .. } | Op::Service(shard, _) | Op::Services(shard) => {
+                return *shard;
+            }
             Op::Disclose(request) => &request.chat,
             Op::Chat(_, chat, _)
             | Op::Append(_, chat, _)
@@ -105,7 +119,8 @@ impl Op {
             | Op::Page(_, chat, ..)
             | Op::Statement(_, chat, _)
             | Op::Delete(_, chat, _)
-            | Op::Members(_, chat, ..) => chat,
+            | Op::Members(_, chat, ..)
+            | Op::Head(_, chat, _) => chat,
         };
         shard::shard_of(chat, shards)
     }
@@ -114,7 +129,12 @@ impl Op {
     pub fn writes(&self) -> bool {
         matches!(
             self,
-            Op::CreateChat(..) | Op::Append(..) | Op::Edit(..) | Op::Statement(..) | Op::Delete(..)
+            Op::CreateChat(..)
+                | Op::Append(..)
+                | Op::Edit(..)
+                | Op::Statement(..)
+                | Op::Delete(..)
+                | Op::Service(..)
         )
     }
 }
@@ -169,7 +189,7 @@ pub async fn perform(core: &Arc<Core>, op: Op) -> Result<Done, Fail> {
         }
         Op::Append(caller, chat, request) => {
             let append = writer::Append {
-                who: admission::admit(core, &caller, Action::Write, Some(chat)).await?,
+                who: admission::author(core, &shard, &caller, chat).await?,
                 profile: false,
                 messages: contents(request)?,
             };
@@ -179,7 +199,9 @@ pub async fn perform(core: &Arc<Core>, op: Op) -> Result<Done, Fail> {
         }
         Op::Edit(caller, chat, message, revision, request) => {
             let edit = writer::Edit {
-                who: admission::admit(core, &caller, Action::Write, Some(chat)).await?,
+                who: Author::Person(
+                    admission::admit(core, &caller, Action::Write, Some(chat)).await?,
+                ),
                 idempotency: request.idempotency_key,
                 message,
                 revision,
@@ -220,12 +242,44 @@ pub async fn perform(core: &Arc<Core>, op: Op) -> Result<Done, Fail> {
             let (index, deletion) = deletions::record(core, &shard, &caller, chat, request).await?;
             Ok(Done::Deletion(at(number, index, deletion)))
         }
+        Op::Head(caller, chat, invite) => {
+            let index = shard.read_index().await?;
+            let who = admission::admit(core, &caller, Action::Read, None).await?;
+            let head = head(core, &shard, &who, &chat, invite)?;
+            Ok(Done::Head(at(number, index, head)))
+        }
         // No grant: custodians release under the order or not at all.
         Op::Disclose(request) => {
             let index = shard.read_index().await?;
             let part = disclose::part(core, &shard, request).await?;
             Ok(Done::Disclosed(at(number, index, part)))
         }
+        Op::Service(_, change) => {
+            let index = change_service(core, &shard, change).await?;
+            Ok(Done::Changed(at(number, index, ())))
+        }
+        Op::Services(_) => {
+            let index = shard.read_index().await?;
+            let rows = shard.view(|kv| read::services(kv))?;
+            Ok(Done::Services(at(number, index, rows)))
+        }
+    }
+}
+
+async fn change_service(core: &Core, shard: &Shard, change: ServiceChange) -> Result<u64, Fail> {
+    let (index, reply) = shard
+        .propose(core.clock.wall(), Command::Service(change))
+        .await?;
+    match reply {
+        Reply::Done => Ok(index),
+        Reply::Invalid { reason } => Err(invalid(reason)),
+        Reply::NotFound => {
+            let what = "this service credential was".to_owned();
+            Err(Fail::Home(HomeError::NotFound { what }))
+        }
+        other => Err(Fail::NotDone(format!(
+            "the shard refused the service credential: {other:?}"
+        ))),
     }
 }
 
@@ -301,7 +355,7 @@ async fn create_chat(
     }
     let who = admission::admit(core, &caller, Action::Write, Some(id)).await?;
     let append = writer::Append {
-        who: who.clone(),
+        who: Author::Person(who.clone()),
         profile: true,
         messages: vec![(format!("{PROFILE_KEY}{}", request.idempotency_key), profile)],
     };
@@ -478,6 +532,35 @@ fn members(
         hash: head.hash.to_string(),
         members: rows.into_iter().map(member).collect(),
         next,
+    })
+}
+
+/// Where the next statement goes. Told to members, to whoever may join a public chat, and to
+/// whoever has an invite that counts; to others the chat is not there.
+fn head(
+    core: &Core,
+    shard: &Shard,
+    who: &Admitted,
+    chat: &ChatId,
+    invite: Option<PublicKey>,
+) -> Result<ChatHead, Fail> {
+    let (row, member, invite) = shard.view(|kv| {
+        let invite = match &invite {
+            Some(key) => read::invite(kv, chat, key)?,
+            None => None,
+        };
+        let member = read::member(kv, chat, &who.account())?;
+        Ok((read::chat(kv, chat)?, member, invite))
+    })?;
+    let counts = invite.is_some_and(|i| core.clock.wall() < i.expires_ms);
+    let told = row.filter(|row| member.is_some() || row.head.public || counts);
+    let head = told.ok_or_else(|| {
+        let what = format!("chat {chat}, or an invite to it that counts,");
+        Fail::Home(HomeError::NotFound { what })
+    })?;
+    Ok(ChatHead {
+        number: head.head.head.number,
+        hash: head.head.head.hash.to_string(),
     })
 }
 

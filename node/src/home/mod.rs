@@ -14,6 +14,7 @@
 
 mod admission;
 pub mod api;
+mod cookies;
 mod core;
 pub mod custodians;
 mod deletions;

@@ -1,6 +1,6 @@
 //! Opening epochs: runs the engine's state machine of one opening, once a chat at a time.
 
-use super::admission::Admitted;
+use super::admission::Author;
 use super::api::HomeError;
 use super::core::{Core, Fail, quorum_error};
 use super::leases::{LeaseError, LeasedKey, NewLease};
@@ -10,7 +10,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use quorate_engine::api::QuorumProblem;
-use quorate_engine::custody::protocol::{KeyRef, Reason, SealSession, StoreOutcome};
+use quorate_engine::custody::protocol::{KeyRef, SealSession, StoreOutcome};
 use quorate_engine::home::command::EpochAck;
 use quorate_engine::home::opening::{
     self, DealContext, DealError, Effect, End, NotCommitted, Opening,
@@ -95,13 +95,14 @@ impl Drop for Running {
 }
 
 /// The open dealing of a chat with room for `count` records, and its key: leased, leased again
-/// under the writer's grant, or of an epoch that is opened now. The grant covers the epoch.
+/// under the writer's grant, or of an epoch that is opened now. The grant covers the epoch; a
+/// service writes under what was dealt here and is still leased, or opens the next.
 pub(super) async fn writable(
     core: &Arc<Core>,
     shard: &Shard,
     chat: &ChatId,
     count: u32,
-    who: &Admitted,
+    who: &Author,
 ) -> Result<(KeyRef, LeasedKey), Fail> {
     let mut unobtainable: Option<KeyId> = None;
     for _ in 0..TURNS_MAX {
@@ -111,9 +112,7 @@ pub(super) async fn writable(
         if let Some((key, epoch)) =
             usable(core, &row, chat, count).filter(|(k, _)| Some(k.key_id) != unobtainable)
         {
-            let wanted = [(key, epoch)];
-            let lease = core.keys(&wanted, Reason::Write, who).await.remove(0);
-            match lease {
+            match core.key_to_write(key, epoch, who).await {
                 Ok(lease) => return Ok((key, lease)),
                 // What is in the way is the writer's: no reason to wear out an epoch.
                 Err(e) if of_the_caller(&e) => return Err(e),

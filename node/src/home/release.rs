@@ -146,7 +146,7 @@ pub async fn run(core: Arc<Core>, mut wants: mpsc::Receiver<Want>) {
 }
 
 fn take(waiting: &mut HashMap<Wish, Vec<Want>>, want: Want, fresh: &mut AllFresh) {
-    let (key, reason, hash) = (want.key, want.reason, want.grant.hash());
+    let (key, reason, hash) = (want.key, want.reason, *want.grant.hash());
     let waiters = waiting.entry((hash, key.key_id)).or_default();
     if waiters.is_empty() {
         let new = || Fresh {

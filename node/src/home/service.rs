@@ -6,6 +6,7 @@
 
 use super::admission::Admitted;
 use super::api::{At, Caller, HomeApi, HomeError, HomeResult};
+use super::cookies::{Session, TokenHash, place_of};
 use super::core::{Core, Fail, HomeConfig, RETRY_MS};
 use super::custodians::Transport;
 use super::local::{self, Done, Op};
@@ -18,14 +19,16 @@ use futures::future::BoxFuture;
 use quorate_engine::api::disclosure::{ExecuteOrder, Part};
 use quorate_engine::api::registry::Statement;
 use quorate_engine::api::{
-    AccountChain, Append, Appended, Chat, ChatList, CreateChat, Deletion, Edit, Members, Message,
-    Page, PostDeletion, StatementAcks, Status, Written,
+    AccountChain, Append, Appended, Chat, ChatHead, ChatList, CreateChat, Deletion, Edit, Members,
+    Message, Page, PostDeletion, StatementAcks, Status, Written,
 };
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::grant::{Action, GrantRefusal};
 use quorate_engine::authz::identity::{AccountPayload, account_id};
 use quorate_engine::custody::protocol::ChainId;
-use quorate_engine::types::{AccountId, ChatId, MessageId, NodeId, Outcome, Revision};
+use quorate_engine::home::command::ServiceChange;
+use quorate_engine::home::rows::ServiceRow;
+use quorate_engine::types::{AccountId, ChatId, MessageId, NodeId, Outcome, PublicKey, Revision};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,6 +42,8 @@ pub const OPERATION_MS_MAX: u64 = 20_000;
 const AGAIN_MS: u64 = 50;
 /// Wait for another node's word about itself, in milliseconds.
 const PEER_STATUS_MS: u64 = 700;
+/// Wait for another node's word about a browser's session that it made, in milliseconds.
+const SESSION_MS_MAX: u64 = 2_000;
 
 /// A home on this node.
 pub struct Home {
@@ -52,6 +57,7 @@ enum Request {
     Op(Op),
     Node,
     Forget(ChainId),
+    Session(TokenHash),
 }
 
 const TAG_OK: u8 = 0;
@@ -59,6 +65,15 @@ const TAG_NOT_LEADER: u8 = 1;
 const TAG_NOT_DONE: u8 = 2;
 const TAG_UNKNOWN: u8 = 3;
 const TAG_ERROR: u8 = 4;
+
+macro_rules! unpack {
+    ($variant:ident) => {
+        |done| match done {
+            Done::$variant(at) => Some(at),
+            _ => None,
+        }
+    };
+}
 
 impl Home {
     /// Starts a home node's tasks over its groups (shard 0 first) and a transport to peers.
@@ -111,6 +126,28 @@ impl Home {
             _ => None,
         })
         .await
+    }
+
+    /// Enrols or ends a service credential in every shard. What was done of it stays when it
+    /// fails; repeating it does the rest.
+    ///
+    /// # Errors
+    /// [`HomeError`].
+    pub async fn change_service(&self, change: ServiceChange) -> Result<(), HomeError> {
+        let shards = u32::try_from(self.core.shards.len()).unwrap_or(u32::MAX);
+        let done =
+            (0..shards).map(|shard| self.run(Op::Service(shard, change.clone()), unpack!(Changed)));
+        // One that cannot be reached must not keep the others from ending it.
+        let done = futures::future::join_all(done).await;
+        done.into_iter().try_for_each(|done| done.map(drop))
+    }
+
+    /// The service credentials, ended ones too.
+    ///
+    /// # Errors
+    /// [`HomeError`].
+    pub async fn services(&self) -> HomeResult<Vec<ServiceRow>> {
+        self.run(Op::Services(0), unpack!(Services)).await
     }
 
     /// Tries an operation here and at whoever leads, until it is done, refused or too late.
@@ -229,14 +266,7 @@ impl Home {
     /// Lets a caller in that wants nothing of a chat.
     async fn admitted(&self, caller: &Caller) -> Result<Admitted, HomeError> {
         let admitted = admission::admit(&self.core, caller, Action::Read, None).await;
-        admitted.map_err(|e| match e {
-            Fail::Home(e) => e,
-            other => HomeError::Unavailable {
-                detail: other.to_string(),
-                retry_ms: RETRY_MS,
-                outcome: Outcome::NotDone,
-            },
-        })
+        admitted.map_err(not_admitted)
     }
 
     /// Every node of this home forgets what it remembers of an account, so that a revocation is
@@ -281,6 +311,18 @@ fn colour(e: HomeError, unknown: bool) -> HomeError {
     }
 }
 
+/// Why a caller was not let in, where no shard's leader is asked.
+fn not_admitted(e: Fail) -> HomeError {
+    match e {
+        Fail::Home(e) => e,
+        other => HomeError::Unavailable {
+            detail: other.to_string(),
+            retry_ms: RETRY_MS,
+            outcome: Outcome::NotDone,
+        },
+    }
+}
+
 fn packed<T: Serialize>(tag: u8, value: &T) -> Result<Vec<u8>, ServiceError> {
     let mut out = vec![tag];
     serde_json::to_writer(&mut out, value).map_err(|e| ServiceError::Failed(e.to_string()))?;
@@ -308,6 +350,10 @@ impl Service for Home {
                     self.core.directory.forget(&chain);
                     return packed(TAG_OK, &());
                 }
+                Request::Session(hash) => {
+                    let core = &self.core;
+                    return packed(TAG_OK, &core.browsers.grant(&hash, core.clock.wall()));
+                }
                 Request::Op(op) => op,
             };
             match local::perform(&self.core, op).await {
@@ -319,8 +365,11 @@ impl Service for Home {
                 Ok(Done::Page(at)) => packed(TAG_OK, &at),
                 Ok(Done::Statement(at)) => packed(TAG_OK, &at),
                 Ok(Done::Members(at)) => packed(TAG_OK, &at),
+                Ok(Done::Head(at)) => packed(TAG_OK, &at),
                 Ok(Done::Disclosed(at)) => packed(TAG_OK, &at),
                 Ok(Done::Deletion(at)) => packed(TAG_OK, &at),
+                Ok(Done::Changed(at)) => packed(TAG_OK, &at),
+                Ok(Done::Services(at)) => packed(TAG_OK, &at),
                 Err(Fail::NotLeader(leader)) => packed(TAG_NOT_LEADER, &leader),
                 Err(Fail::NotDone(why)) => Ok(worded(TAG_NOT_DONE, &why)),
                 Err(Fail::Unknown(why)) => Ok(worded(TAG_UNKNOWN, &why)),
@@ -328,15 +377,6 @@ impl Service for Home {
             }
         })
     }
-}
-
-macro_rules! unpack {
-    ($variant:ident) => {
-        |done| match done {
-            Done::$variant(at) => Some(at),
-            _ => None,
-        }
-    };
 }
 
 impl HomeApi for Home {
@@ -504,6 +544,46 @@ impl HomeApi for Home {
         limit: usize,
     ) -> BoxFuture<'_, HomeResult<Members>> {
         Box::pin(self.run(Op::Members(caller, chat, after, limit), unpack!(Members)))
+    }
+
+    fn head(
+        &self,
+        caller: Caller,
+        chat: ChatId,
+        invite: Option<PublicKey>,
+    ) -> BoxFuture<'_, HomeResult<ChatHead>> {
+        Box::pin(self.run(Op::Head(caller, chat, invite), unpack!(Head)))
+    }
+
+    fn open_session(&self, caller: Caller) -> BoxFuture<'_, Result<Session, HomeError>> {
+        Box::pin(async move {
+            let core = &self.core;
+            let who = self.admitted(&caller).await?;
+            let made = core
+                .browsers
+                .open(core.config.node, who.grant(), core.clock.wall());
+            made.ok_or_else(|| HomeError::Unavailable {
+                detail: "as many sessions of browsers as this node keeps".into(),
+                retry_ms: RETRY_MS,
+                outcome: Outcome::NotDone,
+            })
+        })
+    }
+
+    fn session(&self, token: String) -> BoxFuture<'_, Option<String>> {
+        Box::pin(async move {
+            let core = &self.core;
+            let (node, hash) = place_of(&token)?;
+            if node == core.config.node {
+                return core.browsers.grant(&hash, core.clock.wall());
+            }
+            if !core.config.nodes.contains(&node) {
+                return None;
+            }
+            let body = serde_json::to_vec(&Request::Session(hash)).ok()?;
+            let answer = self.call(node, body, SESSION_MS_MAX).await.ok()?;
+            serde_json::from_slice(answer.get(1..)?).ok()?
+        })
     }
 
     fn status(&self) -> BoxFuture<'_, Status> {

@@ -3,7 +3,7 @@
 //! A proposal carries whole requests only, so a request is all or nothing;
 //! different chats' proposals are in flight side by side.
 
-use super::admission::Admitted;
+use super::admission::Author;
 use super::api::HomeError;
 use super::core::{Core, Fail};
 use super::leases::LeasedKey;
@@ -12,7 +12,7 @@ use super::shard::Shard;
 use quorate_engine::api::Written;
 use quorate_engine::crypto::message::{self, RecordBinding, RecordKind};
 use quorate_engine::crypto::subkeys::Subkeys;
-use quorate_engine::custody::protocol::{KeyRef, Reason};
+use quorate_engine::custody::protocol::KeyRef;
 use quorate_engine::home::command::{
     EditMessage, NewRecord, Repeat, Reply, WriteMessages, WriteResult,
 };
@@ -39,7 +39,7 @@ const BLOCKING_BYTES_MIN: usize = 64 << 10;
 /// One request's records.
 pub struct Append {
     /// Who writes.
-    pub who: Admitted,
+    pub who: Author,
     /// Whether it is the chat's profile, record 0.
     pub profile: bool,
     /// Idempotency key and content bytes of each.
@@ -109,7 +109,12 @@ impl Writers {
         while let Some(job) = queue.front() {
             records += job.append.messages.len();
             bytes += job.bytes();
-            if !group.is_empty() && (records > GROUP_RECORDS_MAX || bytes > GROUP_BYTES_MAX) {
+            // Never with others: a key that was released for them is not written under for a service.
+            let apart = group.first().is_some_and(|first: &Job| {
+                first.append.who.is_service() != job.append.who.is_service()
+            });
+            let full = records > GROUP_RECORDS_MAX || bytes > GROUP_BYTES_MAX;
+            if !group.is_empty() && (apart || full) {
                 break;
             }
             group.extend(queue.pop_front());
@@ -168,7 +173,7 @@ async fn write(core: &Arc<Core>, chat: ChatId, group: &mut [Job]) -> std::result
             Ok(found) => found,
             // Some request is answered each time, so this ends.
             Err(e) if opener::of_the_caller(&e) => {
-                let same = |j: &&mut Job| j.append.who.grant() == who.grant();
+                let same = |j: &&mut Job| j.append.who.same(&who);
                 let hit = group.iter_mut().filter(|j| j.done.is_some()).filter(same);
                 hit.for_each(|job| job.finish(Err(e.clone())));
                 continue;
@@ -358,7 +363,7 @@ async fn repeated(
 /// custodians gone, or its epoch not granted) the first result is returned unchecked.
 async fn compare(
     core: &Arc<Core>,
-    who: &Admitted,
+    who: &Author,
     chat: &ChatId,
     row: &IdempotencyRow,
     content: &[u8],
@@ -369,11 +374,7 @@ async fn compare(
     };
     let epoch = core.shard(chat).view(|kv| read::epoch_of(kv, &key))?;
     let epoch = epoch.map(|(epoch, _)| epoch).unwrap_or_default();
-    match core
-        .keys(&[(key, epoch)], Reason::Write, who)
-        .await
-        .remove(0)
-    {
+    match core.key_to_write(key, epoch, who).await {
         Ok(lease) => {
             let digest = lease.subkeys().digest(content);
             if bool::from(digest.ct_eq(&row.digest)) {
@@ -484,7 +485,7 @@ fn record(
 /// An edit to be made.
 pub struct Edit {
     /// Who writes.
-    pub who: Admitted,
+    pub who: Author,
     /// Idempotency key.
     pub idempotency: String,
     /// The record.

@@ -7,6 +7,7 @@ use super::envelope::{InRequest, Limits, wrap};
 use super::input::{self, Params, Segments};
 use super::openapi::{EditProblems, ReadProblems, WriteProblems};
 use super::problem::{Failure, Handled};
+use super::session::{Reading, open_session};
 use crate::home::api::{At, Caller, HomeApi};
 use axum::body::Body;
 use axum::extract::{FromRequestParts, State};
@@ -15,13 +16,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use quorate_engine::api::{
-    APPEND_BODY_BYTES_MAX, AccountChain, Append, Appended, CONTENT_BYTES_MAX, Chat, ChatList,
-    CreateChat, Deletion, Edit, MESSAGES_PER_CALL_MAX, Members, Message, POSITION_HEADER, Page,
-    PostDeletion, PostStatement, StatementAcks, Status, Written,
+    APPEND_BODY_BYTES_MAX, AccountChain, Append, Appended, CONTENT_BYTES_MAX, Chat, ChatHead,
+    ChatList, CreateChat, Deletion, Edit, MESSAGES_PER_CALL_MAX, Members, Message, POSITION_HEADER,
+    Page, PostDeletion, PostStatement, StatementAcks, Status, Written,
 };
 use quorate_engine::authz::envelope::PAYLOAD_BYTES_MAX;
 use quorate_engine::authz::grant::GRANT_BYTES_MAX;
-use quorate_engine::types::{AccountId, ChatId};
+use quorate_engine::types::{AccountId, ChatId, PublicKey};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -41,7 +42,7 @@ pub const CHATS_PER_PAGE_MAX: usize = 256;
 /// Messages in a page when no limit is given.
 pub const MESSAGES_PER_PAGE: usize = 50;
 
-type Home = State<Arc<dyn HomeApi>>;
+pub(super) type Home = State<Arc<dyn HomeApi>>;
 
 /// The client plane's router with the limits that nodes run with.
 pub fn router(home: Arc<dyn HomeApi>) -> Router {
@@ -55,6 +56,7 @@ pub fn router_with(home: Arc<dyn HomeApi>, limits: Limits) -> Router {
         .route("/v1/chats/{chat}", get(show_chat))
         .route("/v1/chats/{chat}/messages", get(page).post(append))
         .route("/v1/chats/{chat}/members", get(members))
+        .route("/v1/chats/{chat}/head", get(head))
         .route("/v1/chats/{chat}/statements", post(chat_statement))
         .route("/v1/chats/{chat}/deletions", post(delete))
         .route(
@@ -62,6 +64,7 @@ pub fn router_with(home: Arc<dyn HomeApi>, limits: Limits) -> Router {
             get(account_chain).post(account_statement),
         )
         .route("/v1/chats/{chat}/messages/{id}", get(message).put(edit))
+        .route("/v1/session", post(open_session))
         .route("/v1/status", get(status))
         .route("/v1/openapi.json", get(super::openapi::serve))
         .with_state(home);
@@ -70,7 +73,7 @@ pub fn router_with(home: Arc<dyn HomeApi>, limits: Limits) -> Router {
 
 /// The caller's grant: `Authorization: Bearer GRANT` (RFC 6750), read and checked where the
 /// operation is done.
-pub struct Granted(Caller);
+pub struct Granted(pub(super) Caller);
 
 impl<S: Send + Sync> FromRequestParts<S> for Granted {
     type Rejection = Failure;
@@ -272,16 +275,15 @@ pub(super) struct PageQuery {
     responses((status = 200, body = Page, description = "A page of messages"), ReadProblems))]
 pub(super) async fn page(
     State(home): Home,
-    Granted(caller): Granted,
+    reading: Reading,
     Segments(chat): Segments<String>,
     Params(query): Params<PageQuery>,
 ) -> Handled<Response> {
     let chat = input::path("chat", &chat)?;
     let limit = input::limit(query.limit, MESSAGES_PER_PAGE, MESSAGES_PER_CALL_MAX)?;
-    let page = home
-        .page(caller, chat, query.from.unwrap_or(1), limit)
-        .await?;
-    Ok(at(StatusCode::OK, page))
+    let (caller, from) = (reading.caller.clone(), query.from.unwrap_or(1));
+    let page = home.page(caller, chat, from, limit).await?;
+    Ok(reading.shown(at(StatusCode::OK, page)))
 }
 
 /// One message. Its `ETag` is its revision; with `If-None-Match` an unchanged one is 304.
@@ -295,12 +297,12 @@ pub(super) async fn page(
         (status = 304, description = "Still at a revision that If-None-Match names"), ReadProblems))]
 pub(super) async fn message(
     State(home): Home,
-    Granted(caller): Granted,
+    reading: Reading,
     Segments((chat, id)): Segments<(String, String)>,
     headers: HeaderMap,
 ) -> Handled<Response> {
     let (chat, id) = (input::path("chat", &chat)?, input::path("message id", &id)?);
-    let found = home.message(caller, chat, id).await?;
+    let found = home.message(reading.caller.clone(), chat, id).await?;
     let revision = found.value.revision;
     let mut reply = if input::none_match(&headers, revision) {
         let mut empty = StatusCode::NOT_MODIFIED.into_response();
@@ -312,7 +314,7 @@ pub(super) async fn message(
     reply
         .headers_mut()
         .insert(header::ETAG, input::etag(revision));
-    Ok(reply)
+    Ok(reading.shown(reply))
 }
 
 /// Replace a message's content, if it is still at the revision that `If-Match` names.
@@ -369,6 +371,39 @@ pub(super) async fn members(
     let after: Option<AccountId> = after(query.after.as_deref())?;
     let members = home.members(caller, chat, after, limit).await?;
     Ok(at(StatusCode::OK, members))
+}
+
+/// By what right.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct HeadQuery {
+    /// Public key of an invite's link, 64 hex characters; a public chat takes none.
+    invite: Option<String>,
+}
+
+/// Where a chat's chain of statements ends, for who wants to join and cannot list its members yet.
+#[utoipa::path(get, path = "/v1/chats/{chat}/head", tag = "members",
+    params(("chat" = String, Path, description = "Chat id, 64 hex characters"), HeadQuery,
+        ("authorization" = String, Header, description = "Bearer and a grant signed by the caller's device")),
+    responses((status = 200, body = ChatHead, description = "What the next statement is signed on"), ReadProblems))]
+pub(super) async fn head(
+    State(home): Home,
+    Granted(caller): Granted,
+    Segments(chat): Segments<String>,
+    Params(query): Params<HeadQuery>,
+) -> Handled<Response> {
+    let chat = input::path("chat", &chat)?;
+    let invite = query.invite.as_deref().map(str::parse::<PublicKey>);
+    let invite = invite.transpose().map_err(|e| {
+        Failure::bad_request(
+            "query_invalid",
+            format!("invite: {e}"),
+            "pass the public key of the link's key, 64 hex characters",
+        )
+    })?;
+    let head = home.head(caller, chat, invite).await?;
+    Ok(at(StatusCode::OK, head))
 }
 
 /// Pass a signed statement about a chat's members on to every custodian. Repeating it is safe.

@@ -30,6 +30,8 @@ pub mod operator;
 pub mod problem;
 pub mod registry;
 pub mod serve;
+mod services;
+pub mod session;
 pub mod tls;
 
 #[cfg(test)]

@@ -28,11 +28,13 @@ Every call but status and this document carries a grant signed by the caller's d
         super::client::message,
         super::client::edit,
         super::client::members,
+        super::client::head,
         super::client::chat_statement,
         super::client::account_statement,
         super::client::account_chain,
         super::client::delete,
         super::client::status,
+        super::session::open_session,
         serve,
     ),
     components(schemas(api::Problem, api::QuorumProblem)),
@@ -40,6 +42,7 @@ Every call but status and this document carries a grant signed by the caller's d
         (name = "chats", description = "Chats and their profiles"),
         (name = "members", description = "Signed statements about chats and accounts"),
         (name = "messages", description = "Messages: append, read, edit on a revision"),
+        (name = "session", description = "Cookies for browsers, in place of a grant where messages are read"),
         (name = "status", description = "What a node knows of its deployment")
     )
 )]

@@ -24,10 +24,13 @@ use quorate_engine::api::operator::{
     AddNode, ClusterView, FreezeRequest, OPERATOR_BODY_BYTES_MAX, OperatorDone, OperatorStatus,
     REASON_CHARS_MAX, RemoveNode, SHRED_KEYS_MAX, ShredRequest, TransferLeader,
 };
+use quorate_engine::api::services::{EnrolService, ServicesView};
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::officers::ProposalId;
 use quorate_engine::custody::protocol::{FreezeScope, KeyRef};
-use quorate_engine::types::{ChatId, DeploymentId, KeyId, NodeId, OrderId, Outcome, RequestId};
+use quorate_engine::types::{
+    ChatId, DeploymentId, KeyId, NodeId, OrderId, Outcome, RequestId, ServiceId,
+};
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 
@@ -166,8 +169,27 @@ pub trait OperatorApi: Send + Sync + 'static {
         _id: OrderId,
         _request: ExecuteOrder,
     ) -> BoxFuture<'_, OperatorResult<SignedPart>> {
-        let detail = "only a home executes orders; this node is of another role".to_owned();
-        Box::pin(async move { Err(OperatorError::NotHere(detail)) })
+        home_only("executes orders")
+    }
+    /// This home's service credentials.
+    fn services(&self) -> BoxFuture<'_, OperatorResult<ServicesView>> {
+        home_only("has service credentials")
+    }
+    /// Enrols a service credential.
+    fn enrol_service(
+        &self,
+        _by: Operator,
+        _request: EnrolService,
+    ) -> BoxFuture<'_, OperatorResult<OperatorDone>> {
+        home_only("has service credentials")
+    }
+    /// Ends a service credential, for ever.
+    fn revoke_service(
+        &self,
+        _by: Operator,
+        _id: ServiceId,
+    ) -> BoxFuture<'_, OperatorResult<OperatorDone>> {
+        home_only("has service credentials")
     }
     /// Takes what officers signed in.
     fn hand_in(
@@ -181,6 +203,11 @@ pub trait OperatorApi: Send + Sync + 'static {
 
 fn custodian_only<T: Send + 'static>(verb: &str) -> BoxFuture<'static, OperatorResult<T>> {
     let detail = format!("only a custodian {verb}; this node is of another role");
+    Box::pin(async move { Err(OperatorError::NotHere(detail)) })
+}
+
+fn home_only<T: Send + 'static>(verb: &str) -> BoxFuture<'static, OperatorResult<T>> {
+    let detail = format!("only a home {verb}; this node is of another role");
     Box::pin(async move { Err(OperatorError::NotHere(detail)) })
 }
 
@@ -218,6 +245,7 @@ pub fn router(api: Arc<dyn OperatorApi>, own: OwnCluster) -> Router {
         .route("/v1/cluster/transfer-leader", post(transfer_leader))
         .merge(super::keys::routes())
         .merge(super::officers::routes())
+        .merge(super::services::routes())
         .with_state(Plane {
             api,
             own: Arc::new(own),

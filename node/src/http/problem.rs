@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, heade
 use axum::response::IntoResponse;
 use quorate_engine::api::{Problem, QuorumProblem};
 use quorate_engine::authz::grant::GrantRefusal;
+use quorate_engine::authz::service::ServiceRefusal;
 use quorate_engine::types::Outcome;
 use std::borrow::Cow;
 
@@ -169,6 +170,7 @@ impl From<HomeError> for Failure {
                 "check the id; GET /v1/chats lists the chats of this home",
             ),
             HomeError::Denied { why, .. } => denied(why, detail),
+            HomeError::Service { why, .. } => served(why, detail),
             HomeError::Statement { code, .. } => statement(&code, detail),
             HomeError::Spent {
                 retry_ms, account, ..
@@ -248,7 +250,8 @@ fn denial(why: GrantRefusal) -> (&'static str, bool) {
         | GrantRefusal::ChatUnknown
         | GrantRefusal::ChatForked
         | GrantRefusal::NotMember
-        | GrantRefusal::EpochBeforeMembership => (why.code(), false),
+        | GrantRefusal::EpochBeforeMembership
+        | GrantRefusal::ServiceCredential => (why.code(), false),
     }
 }
 
@@ -264,6 +267,28 @@ fn denied(why: GrantRefusal, detail: String) -> Failure {
         failure.unauthenticated()
     } else {
         failure
+    }
+}
+
+/// A service credential that does not let its caller append.
+fn served(why: ServiceRefusal, detail: String) -> Failure {
+    use ServiceRefusal as R;
+    let sign_again = matches!(
+        why,
+        R::Malformed | R::Signature | R::NotYetValid | R::Expired
+    );
+    match sign_again {
+        true => {
+            let (status, title) = (StatusCode::UNAUTHORIZED, "No token that holds");
+            Failure::new(status, why.code(), title, detail, why.text()).unauthenticated()
+        }
+        false => Failure::new(
+            StatusCode::FORBIDDEN,
+            why.code(),
+            "Not allowed",
+            detail,
+            why.text(),
+        ),
     }
 }
 

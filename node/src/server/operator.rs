@@ -2,6 +2,7 @@
 
 use super::{Core, Role, execute, officers};
 use crate::custodian::{Custodian, CustodianStatus, Recorded};
+use crate::home::Home;
 use crate::http::operator::{Operator, OperatorApi, OperatorError, OperatorResult};
 use crate::raft::group::GroupStatus as Raft;
 use crate::raft::membership::MembershipError;
@@ -13,12 +14,15 @@ use quorate_engine::api::operator::{
     AddNode, ClusterView, FreezeStatus, GroupStatus, Member, OperatorDone, OperatorStatus,
     RemoveNode, TransferLeader, VersionsStatus,
 };
+use quorate_engine::api::services::{EnrolService, ServiceView, ServicesView};
 use quorate_engine::authz::RELEASE_AUTHORITY;
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::officers::ProposalId;
+use quorate_engine::authz::service::service_id;
 use quorate_engine::custody;
 use quorate_engine::custody::protocol::{FreezeScope, KeyRef};
-use quorate_engine::types::{OrderId, Outcome};
+use quorate_engine::home::command::ServiceChange;
+use quorate_engine::types::{OrderId, Outcome, ServiceId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -86,6 +90,15 @@ impl Operations {
         }
     }
 
+    fn home(&self, verb: &str) -> OperatorResult<&Home> {
+        match &self.0.role {
+            Role::Home(home) => Ok(home.as_ref()),
+            Role::Custodian(_) => Err(OperatorError::NotHere(format!(
+                "only a home {verb}; this node is a custodian's"
+            ))),
+        }
+    }
+
     fn warnings(&self) -> Vec<String> {
         let mut out = Vec::new();
         let status = self.0.cluster.status();
@@ -118,6 +131,14 @@ impl Operations {
             },
         }
         out
+    }
+}
+
+fn at_home(detail: String) -> OperatorDone {
+    OperatorDone {
+        detail,
+        entry: None,
+        index: None,
     }
 }
 
@@ -397,11 +418,50 @@ impl OperatorApi for Operations {
         request: ExecuteOrder,
     ) -> BoxFuture<'_, OperatorResult<SignedPart>> {
         Box::pin(async move {
-            let Role::Home(home) = &self.0.role else {
-                let detail = "only a home executes orders; this node is a custodian's";
-                return Err(OperatorError::NotHere(detail.into()));
-            };
+            let home = self.home("executes orders")?;
             execute::execute(&self.0, home, &operator, id, request).await
+        })
+    }
+
+    fn services(&self) -> BoxFuture<'_, OperatorResult<ServicesView>> {
+        Box::pin(async move {
+            let rows = self.home("has service credentials")?.services().await?;
+            Ok(ServicesView {
+                services: rows.value.iter().map(ServiceView::from).collect(),
+            })
+        })
+    }
+
+    fn enrol_service(
+        &self,
+        operator: Operator,
+        request: EnrolService,
+    ) -> BoxFuture<'_, OperatorResult<OperatorDone>> {
+        Box::pin(async move {
+            let home = self.home("has service credentials")?;
+            let invalid = |e: &dyn std::fmt::Display| OperatorError::Invalid(e.to_string());
+            let key = request.key().map_err(|e| invalid(&e))?;
+            let id = service_id(&key.public);
+            let by = operator.name;
+            tracing::warn!(operator = by, service = %id, name = key.name, "enrolling a service credential");
+            home.change_service(ServiceChange::Enrol { key, by })
+                .await?;
+            Ok(at_home(format!("service credential {id} may write")))
+        })
+    }
+
+    fn revoke_service(
+        &self,
+        operator: Operator,
+        service: ServiceId,
+    ) -> BoxFuture<'_, OperatorResult<OperatorDone>> {
+        Box::pin(async move {
+            let home = self.home("has service credentials")?;
+            let by = operator.name;
+            tracing::warn!(operator = by, service = %service, "ending a service credential");
+            home.change_service(ServiceChange::End { service }).await?;
+            let detail = format!("service credential {service} writes nothing any more");
+            Ok(at_home(detail))
         })
     }
 

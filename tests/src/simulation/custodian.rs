@@ -7,7 +7,7 @@ use super::people::{People, window};
 use super::watch::Side;
 use super::world::{DEPLOYMENT, Event, T0_MS, World, home};
 use quorate_engine::audit::{Entry, KeyOutcome, Log, entry_bytes};
-use quorate_engine::authz::grant::Grant;
+use quorate_engine::authz::grant::{Afresh, Grant};
 use quorate_engine::authz::identity::AuthorityRecord;
 use quorate_engine::authz::standing::DeviceStanding;
 use quorate_engine::authz::{Authorised, Claimed, HomePeer, authorise_peer};
@@ -335,7 +335,7 @@ impl World {
                         None => standing,
                     })
                 };
-                let command = match prepare_release(&c.place, &who, request, looked_up) {
+                let command = match prepare_release(&c.place, &who, request, &Afresh, looked_up) {
                     Ok(command) => command,
                     Err(RequestError::GrantLength(_)) => {
                         let reason = "no grant".to_owned();

@@ -154,7 +154,10 @@ fn a_device_that_made_its_own_key_is_let_in_by_another_and_by_nothing_less() {
     let fetch = || json(&phone.with_home(&["device", "fetch"]));
     for news in [1, 0] {
         let fetched = fetch();
-        assert_eq!((&fetched["number"], &fetched["new"]), (&2.into(), &news.into()));
+        assert_eq!(
+            (&fetched["number"], &fetched["new"]),
+            (&2.into(), &news.into())
+        );
     }
 }
 

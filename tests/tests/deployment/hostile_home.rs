@@ -14,6 +14,7 @@ use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::grant::{Claims, GRANT_BYTES_MAX, Grant, GrantRefusal};
 use quorate_engine::authz::identity::{AccountChange, AccountPayload, AccountStatement, device_id};
 use quorate_engine::authz::membership::chat_id;
+use quorate_engine::authz::service::{ServiceClaims, ServiceToken};
 use quorate_engine::crypto::labels::SIGN_ACCOUNT;
 use quorate_engine::crypto::seal::RecipientKey;
 use quorate_engine::crypto::sign::SigningKey;
@@ -82,6 +83,7 @@ fn attack(world: &World) -> BTreeMap<u64, String> {
     statements(&h, &ch, (&alice, &mallory), &genesis, first);
     mandates::attack(&h, &ch, (&alice, &mallory), chat, (first, second));
     stores(&h, &ch, chat, first);
+    service_tokens(&h, &alice, chat);
     large_and_forbidden(&h, &ch, &good, chat);
     withheld_revocation(&h);
     forked_chain(&h, (&alice, &mallory));
@@ -299,6 +301,43 @@ fn repeated(
     assert_eq!(told(&request), Ok(()));
     let seen = counted(h.world, "ch");
     assert!(seen.contains("frozen") && seen.contains("request_mismatch"));
+}
+
+/// A service credential, of its own making and in a member's name: every custodian says what it is.
+fn service_tokens(h: &Hostile<'_>, alice: &Person, chat: ChatId) {
+    let now_s = now_ms() / 1000;
+    let claims = ServiceClaims {
+        account: alice.account,
+        deployment: h.deployment,
+        home: home(),
+        chats: vec![chat],
+        not_before_s: now_s - 30,
+        expires_s: now_s + 600,
+    };
+    // Signed with a key that it enrolled, and with the member's own.
+    let tokens = [&signing_key(), &alice.device].map(|key| {
+        let token = ServiceToken::sign(key, claims.clone()).unwrap();
+        token.compact().to_owned()
+    });
+    for custodian in CUSTODIANS {
+        let there = Dealt::meet(h, custodian);
+        let key = KeyId(draw());
+        let stored = there.store(h, chat, &[(key, 0, share(&key))]);
+        assert_eq!(stored, [StoreOutcome::Stored]);
+        for token in &tokens {
+            let told = there.release(h, token, chat, key).map(|_| ());
+            let why = Refusal::Grant(GrantRefusal::ServiceCredential);
+            assert_eq!(told, Err(why), "{custodian}");
+        }
+        let seen = counted(h.world, custodian);
+        assert!(
+            seen.contains("grant_service_credential"),
+            "{custodian}: {seen:?}"
+        );
+        // Control: a grant of the same device opens it.
+        let good = h.grant(alice, h.claims(alice, chat));
+        there.release(h, &good, chat, key).unwrap();
+    }
 }
 
 /// Dates of the home's choosing: entry time alone counts.

@@ -5,6 +5,7 @@
 //! the whole workspace is tested; alone, run
 //! `cargo build --workspace --bins && cargo test -p quorate-tests --test deployment`.
 
+mod browser;
 mod canaries;
 mod crashes;
 mod deletions;
@@ -23,5 +24,6 @@ mod orders;
 mod people;
 mod planes;
 mod rotation;
+mod services;
 mod shred;
 mod world;

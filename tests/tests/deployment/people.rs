@@ -165,7 +165,7 @@ fn a_revoked_device_is_refused_and_the_other_goes_on() {
 #[test]
 fn a_link_lets_as_many_in_as_it_says() {
     let world = one_home_node();
-    for name in ["anna", "boris", "cy"] {
+    for name in ["anna", "boris", "cy", "dora"] {
         log_in(&world, name);
     }
     let chat = json(&world.quorate_as("anna", &["--json", "chat", "create", "tea"]));
@@ -173,6 +173,13 @@ fn a_link_lets_as_many_in_as_it_says() {
     world.quorate_as("anna", &["message", "send", chat, "welcome"]);
     let made = json(&world.quorate_as("anna", &["--json", "chat", "invite", chat]));
     let link = made["link"].as_str().unwrap();
+    // Others come and go before the link is used.
+    let member = |what: &str| {
+        let ran = world.quorate_as("anna", &["--json", "chat", what, chat, "dora"]);
+        assert_eq!(json(&ran)["done"], true, "{ran:?}");
+    };
+    member("add");
+    member("remove");
     let joined = json(&world.quorate_as("boris", &["--json", "chat", "join", link]));
     assert_eq!(joined["done"], true, "{joined}");
     let read = history(&world, "boris", chat);

@@ -8,11 +8,12 @@ use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use quorate_cli::people::service::ServiceFile;
 use quorate_cli::people::{Person, now_ms};
 use quorate_engine::authz::grant::{Action, Claims, Grant};
 use quorate_engine::authz::identity::device_id;
 use quorate_engine::crypto::sign::SigningKey;
-use quorate_engine::types::{GrantId, HomeId, PublicKey, Secret};
+use quorate_engine::types::{ChatId, GrantId, HomeId, PublicKey, Secret};
 use quorate_node::config::Config;
 use quorate_node::embedded::layout::lay_out;
 use quorate_node::pki::tls::PEER_ALPN;
@@ -36,11 +37,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_millis(1_500);
 
 /// Which file has which plane's routes.
-const PLANES: [(&str, &str); 6] = [
+const PLANES: [(&str, &str); 7] = [
     ("client.rs", "client"),
     ("operator.rs", "operator"),
     ("keys.rs", "operator"),
     ("officers.rs", "operator"),
+    ("services.rs", "operator"),
     ("registry.rs", "registry"),
     ("health.rs", "health"),
 ];
@@ -97,13 +99,14 @@ fn all_routes() -> Vec<(String, String, String)> {
 }
 
 /// A certificate with its key, or none.
-struct Credential {
-    name: &'static str,
-    files: Option<(PathBuf, PathBuf)>,
-    bearer: Option<String>,
+pub(crate) struct Credential {
+    pub(crate) name: &'static str,
+    pub(crate) files: Option<(PathBuf, PathBuf)>,
+    pub(crate) bearer: Option<String>,
+    pub(crate) cookie: Option<String>,
 }
 
-fn connector(credential: &Credential, protocols: &[&[u8]]) -> TlsConnector {
+pub(crate) fn connector(credential: &Credential, protocols: &[&[u8]]) -> TlsConnector {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     // Who serves is not the question here: any server's certificate does.
     let config = rustls::ClientConfig::builder_with_provider(provider)
@@ -178,6 +181,9 @@ async fn ask(at: SocketAddr, credential: &Credential, method: &str, path: &str) 
         if let Some(bearer) = &credential.bearer {
             request = request.header("authorization", format!("Bearer {bearer}"));
         }
+        if let Some(cookie) = &credential.cookie {
+            request = request.header("cookie", cookie);
+        }
         let body = if method == "GET" { "" } else { body(path) };
         let request = request.body(Full::new(bytes::Bytes::from(body))).unwrap();
         let reply = sender.send_request(request).await.ok()?;
@@ -244,6 +250,52 @@ fn claims(person: &Person, ago_s: u64) -> Claims {
     }
 }
 
+/// A token of a service that the home's operator enrolled for everybody; it names the chat that
+/// paths here name.
+fn service_token(world: &World, person: &Person) -> String {
+    let out = world.scratch().join("service.json");
+    let args = [
+        "home",
+        "service-credential",
+        "issue",
+        "--name",
+        "planes",
+        "--everybody",
+    ];
+    let issued = [&args[..], &["--out", out.to_str().unwrap()]].concat();
+    world.quorate_ok(&issued);
+    let service = ServiceFile::load(&out).unwrap().at_work(person.account());
+    service.token(&[ChatId([0; 32])]).unwrap()
+}
+
+/// The cookie that a grant is traded for, as it goes back.
+fn session(world: &World, grant: String) -> String {
+    let at = world.d.node(&node(HOME, 1)).client.unwrap();
+    let by = Credential {
+        name: "person",
+        files: None,
+        bearer: Some(grant),
+        cookie: None,
+    };
+    world.wait(async {
+        let tcp = tokio::net::TcpStream::connect(at).await.unwrap();
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let tls = connector(&by, &[]).connect(name, tcp).await.unwrap();
+        let (mut sender, connection) = http1::handshake(TokioIo::new(tls)).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method("POST")
+            .uri("/v1/session")
+            .header("host", at.to_string())
+            .header("authorization", format!("Bearer {}", by.bearer.unwrap()))
+            .body(Full::new(bytes::Bytes::new()))
+            .unwrap();
+        let reply = sender.send_request(request).await.unwrap();
+        let set = reply.headers()["set-cookie"].to_str().unwrap();
+        set.split(';').next().unwrap().to_owned()
+    })
+}
+
 /// A grant in somebody's name by a device that nobody enrolled.
 fn grant_of_a_stranger(person: &Person) -> String {
     let key = SigningKey::from_seed(&Secret::take(&mut rand::random::<[u8; 32]>()));
@@ -257,6 +309,7 @@ fn filled(path: &str) -> String {
         .replace("{account}", &"0".repeat(64))
         .replace("{proposal}", &"0".repeat(64))
         .replace("{order}", &"0".repeat(64))
+        .replace("{service}", &"0".repeat(64))
         .replace("{id}", "1")
 }
 
@@ -278,6 +331,7 @@ fn every_route_answers_each_credential_as_the_table_says() {
         name,
         files,
         bearer: None,
+        cookie: None,
     };
     let certificates = [
         credential("nobody", None),
@@ -308,12 +362,22 @@ fn every_route_answers_each_credential_as_the_table_says() {
             "person",
             Some(person.sign_grant(claims(&person, 60)).unwrap()),
         ),
+        ("service", Some(service_token(&world, &person))),
     ];
     let bearers = bearers.map(|(name, bearer)| Credential {
         name,
         files: None,
         bearer,
+        cookie: None,
     });
+    let session = session(&world, bearers[4].bearer.clone().unwrap());
+    let cookie = Credential {
+        name: "cookie",
+        files: None,
+        bearer: None,
+        cookie: Some(session),
+    };
+    let bearers: Vec<Credential> = bearers.into_iter().chain([cookie]).collect();
 
     let mut lines: BTreeMap<String, String> = BTreeMap::new();
     let mut row = |key: String, found: Vec<(&str, String)>| {
@@ -354,7 +418,10 @@ fn every_route_answers_each_credential_as_the_table_says() {
             }
             let Some(at) = at else { continue };
             let path_asked = filled(&path);
-            let with_bearers = if plane == "client" { &bearers[..] } else { &[] };
+            let with_bearers = match plane.as_str() {
+                "client" => &bearers[..],
+                _ => &[],
+            };
             let found = certificates
                 .iter()
                 .chain(with_bearers)

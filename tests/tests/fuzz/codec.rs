@@ -7,6 +7,7 @@ use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::grant::GrantRefusal;
 use quorate_engine::authz::identity::device_id;
 use quorate_engine::authz::membership::{self, ChatChange, ChatGenesis, ChatPayload};
+use quorate_engine::authz::service::{ServiceKey, service_id};
 use quorate_engine::authz::standing::{DeviceStanding, MemberStanding, Role};
 use quorate_engine::crypto::labels::SIGN_MEMBERSHIP;
 use quorate_engine::crypto::message::RecordKind;
@@ -323,6 +324,13 @@ fn script() -> Vec<Command> {
         number: 1,
         hash: StatementHash(opened.statement.hash()),
     };
+    let service = ServiceKey {
+        name: "import".into(),
+        public: PublicKey([4; 32]),
+        accounts: Some([AccountId([5; 32])].into()),
+        expires_ms: 1_800_000_001_000,
+    };
+    let ended = service_id(&service.public);
     let leaf = |dice: &mut Dice, c: &str| DealtLeaf {
         custodian: name(c),
         commitment: [7; 32],
@@ -348,6 +356,11 @@ fn script() -> Vec<Command> {
         Command::CreateChat(genesis),
         Command::ChatStatement(opened),
         Command::UndoStatement(undo),
+        Command::Service(ServiceChange::Enrol {
+            key: service,
+            by: "1".into(),
+        }),
+        Command::Service(ServiceChange::End { service: ended }),
         Command::SealSessions(vec![
             session(&mut dice, "br"),
             session(&mut dice, "ch"),

@@ -2,6 +2,7 @@
 //! needs it: one algorithm, no extension, one way to write each part.
 
 use super::GrantRefusal;
+use crate::authz::service::SERVICE_TYP;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::value::MapAccessDeserializer;
@@ -13,7 +14,7 @@ use std::str::FromStr;
 
 /// A value that must be written as an object. `serde`'s derived structs also
 /// read arrays; this does not.
-pub(super) struct Object<T>(pub(super) T);
+pub(in crate::authz) struct Object<T>(pub(in crate::authz) T);
 
 impl<'de, T: DeserializeOwned> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
@@ -32,7 +33,7 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Object<T> {
 }
 
 /// An id as text in the one way it prints: hex that is not lowercase is refused.
-pub(super) fn canonical<'de, D, T>(d: D) -> Result<T, D::Error>
+pub(in crate::authz) fn canonical<'de, D, T>(d: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: FromStr + fmt::Display,
@@ -47,7 +48,7 @@ where
 }
 
 /// An optional value that is absent or there, never `null`.
-pub(super) fn there<'de, D, T>(d: D) -> Result<Option<T>, D::Error>
+pub(in crate::authz) fn there<'de, D, T>(d: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
@@ -55,7 +56,7 @@ where
     T::deserialize(d).map(Some)
 }
 
-pub(super) fn encode(bytes: &[u8]) -> String {
+pub(in crate::authz) fn encode(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
@@ -67,13 +68,13 @@ fn decode(part: &str) -> Result<Vec<u8>, GrantRefusal> {
 }
 
 /// The parts of a compact serialization, decoded.
-pub(super) struct Parts {
-    pub(super) header: Vec<u8>,
-    pub(super) payload: Vec<u8>,
-    pub(super) signature: Vec<u8>,
+pub(in crate::authz) struct Parts {
+    pub(in crate::authz) header: Vec<u8>,
+    pub(in crate::authz) payload: Vec<u8>,
+    pub(in crate::authz) signature: Vec<u8>,
 }
 
-pub(super) fn split(compact: &str, bytes_max: usize) -> Result<Parts, GrantRefusal> {
+pub(in crate::authz) fn split(compact: &str, bytes_max: usize) -> Result<Parts, GrantRefusal> {
     if compact.len() > bytes_max {
         return Err(GrantRefusal::TooLong);
     }
@@ -98,7 +99,7 @@ struct Header {
 }
 
 /// Writes the header; `kid` names the key.
-pub(super) fn header(alg: &str, typ: &str, kid: &str) -> String {
+pub(in crate::authz) fn header(alg: &str, typ: &str, kid: &str) -> String {
     let header = Header {
         alg: alg.to_owned(),
         typ: typ.to_owned(),
@@ -109,7 +110,7 @@ pub(super) fn header(alg: &str, typ: &str, kid: &str) -> String {
 
 /// Reads a header: `alg`, `typ` and `kid`, each once, nothing else. What kind
 /// of header it is instead is said where that helps whoever wrote it.
-pub(super) fn kid(header: &[u8], alg: &str, typ: &str) -> Result<String, GrantRefusal> {
+pub(in crate::authz) fn kid(header: &[u8], alg: &str, typ: &str) -> Result<String, GrantRefusal> {
     /// Looks past strangers for the two slips with names of their own.
     #[derive(Deserialize)]
     struct Peek {
@@ -129,7 +130,11 @@ pub(super) fn kid(header: &[u8], alg: &str, typ: &str) -> Result<String, GrantRe
         return Err(GrantRefusal::Algorithm);
     }
     if read.typ != typ {
-        return Err(GrantRefusal::Type);
+        let service = read.typ == SERVICE_TYP;
+        return Err(match service {
+            true => GrantRefusal::ServiceCredential,
+            false => GrantRefusal::Type,
+        });
     }
     Ok(read.kid)
 }

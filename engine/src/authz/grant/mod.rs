@@ -12,9 +12,11 @@
 //! Not here: what was spent of a grant's ceiling and of budgets, which is
 //! counted in the custodian's state.
 
-mod jws;
+pub(super) mod jws;
+mod known;
 mod refusal;
 
+pub use known::{Afresh, KnownGrants};
 pub use refusal::GrantRefusal;
 
 use super::standing::{DeviceStanding, MemberStanding};
@@ -130,6 +132,7 @@ pub struct Grant {
     device: DeviceId,
     claims: Claims,
     compact: String,
+    hash: GrantHash,
     signature: [u8; SIGNATURE_LEN],
 }
 
@@ -172,6 +175,7 @@ impl Grant {
         Ok(Self {
             device,
             claims,
+            hash: GrantHash::of(&compact),
             compact,
             signature,
         })
@@ -196,6 +200,7 @@ impl Grant {
         Ok(Self {
             device,
             claims,
+            hash: GrantHash::of(compact),
             compact: compact.to_owned(),
             signature,
         })
@@ -224,8 +229,8 @@ impl Grant {
         &self.compact
     }
     /// Its hash.
-    pub fn hash(&self) -> GrantHash {
-        GrantHash::of(&self.compact)
+    pub fn hash(&self) -> &GrantHash {
+        &self.hash
     }
     /// When it ends, in milliseconds.
     pub fn expires_ms(&self) -> WallMs {

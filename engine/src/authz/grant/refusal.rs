@@ -36,4 +36,5 @@ refusals! {
     NotMember, "not_member", "the account is no member of the chat";
     EpochBeforeMembership, "epoch_before_membership", "the account's membership begins with a later epoch";
     CeilingSpent, "ceiling_spent", "the grant's ceiling of keys is spent at this custodian; sign a new grant";
+    ServiceCredential, "service_credential", "this is a service credential's token and no grant; it opens nothing";
 }

@@ -17,6 +17,7 @@ use super::reply::{Applied, ApplyReply, Effect};
 use super::rows::{self, FREEZE, Tombstone, TombstoneCause};
 use super::standings::{Rows, Standings};
 use crate::audit::{Blinds, Entry, HexBytes, KeyLine, KeyOutcome, Log, Opening, OpeningKind};
+use crate::authz::grant::{Afresh, KnownGrants};
 use crate::authz::identity::RECOVERY_WAIT_MS;
 use crate::authz::officers::Floor;
 use crate::authz::orders::COOL_OFF_MS_MIN;
@@ -35,6 +36,7 @@ pub struct Custody {
     floor: Floor,
     cool_off_ms: u64,
     standings: Arc<dyn Standings>,
+    known: Arc<dyn KnownGrants>,
 }
 
 impl Custody {
@@ -49,6 +51,7 @@ impl Custody {
             floor: Floor::default(),
             cool_off_ms: COOL_OFF_MS_MIN,
             standings: Arc::new(Rows),
+            known: Arc::new(Afresh),
         }
     }
 
@@ -77,6 +80,14 @@ impl Custody {
     /// How long an approved order waits at least, in milliseconds.
     pub fn cool_off_ms(&self) -> u64 {
         self.cool_off_ms
+    }
+
+    /// With a memory of grants that were read before. It spares reading them again and changes
+    /// nothing that is decided, so nodes need not remember alike.
+    #[must_use]
+    pub fn with_known_grants(mut self, known: Arc<dyn KnownGrants>) -> Self {
+        self.known = known;
+        self
     }
 
     /// With standings read from elsewhere than the rows of accounts and chats.

@@ -17,6 +17,7 @@ use crate::types::codec;
 use crate::types::kv::{Kv, KvError};
 use crate::types::{ChatId, HomeId, NodeId, RequestId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 impl Run<'_> {
     pub(super) fn release(
@@ -33,7 +34,7 @@ impl Run<'_> {
         draft.entry.lease_key = Some(HexBytes(c.lease_key));
         let bound = binding(&c.keys, &authority.0, &c.lease_key, (&c.home, c.node));
         let request = self.bind_request(draft, &c.request, bound)?;
-        let mut shown = self.show(draft, c)?;
+        let mut shown = self.show(draft, c, &authority)?;
         let chats: BTreeSet<_> = c.keys.iter().map(|k| k.chat).collect();
         let frozen = self.frozen(&chats)?;
         let mut results = Vec::with_capacity(c.keys.len());
@@ -93,8 +94,9 @@ impl Run<'_> {
         &mut self,
         draft: &mut Draft<'_>,
         c: &Release,
+        hash: &GrantHash,
     ) -> Result<Result<Allowance, GrantRefusal>, KvError> {
-        let grant = match Grant::parse(&c.grant) {
+        let grant = match self.custody.known.read(&c.grant, hash) {
             Ok(grant) => grant,
             Err(why) => return Ok(Err(why)),
         };
@@ -122,12 +124,13 @@ impl Run<'_> {
         }
         let row: Option<GrantRow> =
             rows::get(self.kv, &rows::grant_key(&device, &grant.claims().id))?;
-        if row.is_some_and(|r| r.hash != grant.hash().0) {
+        if row.is_some_and(|r| r.hash != hash.0) {
             return Ok(Err(GrantRefusal::IdReused));
         }
         if row.is_none() {
             self.prune_grants(now_ms)?;
         }
+        self.custody.known.keep(&grant, None);
         let mut members = BTreeMap::new();
         for range in &grant.claims().chats {
             if c.keys.iter().any(|k| k.chat == range.chat) {
@@ -279,7 +282,7 @@ impl Run<'_> {
 
 /// A grant that holds, and what its keys are charged to.
 struct Allowance {
-    grant: Grant,
+    grant: Arc<Grant>,
     /// The account, in each chat that is granted and asked for.
     members: BTreeMap<ChatId, MemberStanding>,
     spent: u32,
@@ -423,5 +426,6 @@ fn grant_line(why: GrantRefusal) -> KeyOutcome {
         G::NotMember => KeyOutcome::GrantNotMember,
         G::EpochBeforeMembership => KeyOutcome::GrantEpochBeforeMembership,
         G::CeilingSpent => KeyOutcome::GrantCeilingSpent,
+        G::ServiceCredential => KeyOutcome::GrantServiceCredential,
     }
 }

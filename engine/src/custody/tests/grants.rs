@@ -2,6 +2,9 @@
 
 use super::*;
 use crate::audit::{KeyOutcome, OpeningKind};
+use crate::authz::service::SERVICE_TYP;
+use crate::types::kv::Kv;
+use std::sync::Mutex;
 
 /// A release under exactly this text.
 fn under(grant: &str, request: u8, signature_holds: bool, keys: Vec<KeyRef>) -> Release {
@@ -68,6 +71,11 @@ fn each_bad_form_has_its_own_reason_and_entry() {
         ("alg HS256", bent(0, "EdDSA", "HS256"), R::Algorithm),
         ("crit", bent(0, "{", r#"{"crit":["exp"],"#), R::Critical),
         ("typ", bent(0, "quorate-grant+jwt", "JWT"), R::Type),
+        (
+            "a service's typ",
+            bent(0, "quorate-grant+jwt", SERVICE_TYP),
+            R::ServiceCredential,
+        ),
         ("a key of its own", bent(0, "{", r#"{"jwk":{},"#), R::Header),
         (
             "a claim nobody knows",
@@ -389,4 +397,66 @@ fn the_log_names_people_by_commitments_that_openings_open() {
     let commitments: Vec<_> = openings.iter().map(|o| o.commitment()).collect();
     assert_eq!(commitments[..2], [entry.accounts[0].0, entry.devices[0].0]);
     assert_eq!(commitments[2..], [entry.chats[0].0, entry.chats[1].0]);
+}
+
+/// Remembers every grant, and counts what was asked of it.
+#[derive(Debug, Default)]
+struct Remembered(Mutex<(BTreeMap<GrantHash, Arc<Grant>>, usize)>);
+
+impl KnownGrants for Remembered {
+    fn recall(&self, hash: &GrantHash) -> Option<Arc<Grant>> {
+        let (kept, recalled) = &mut *self.0.lock().unwrap();
+        let found = kept.get(hash).cloned();
+        *recalled += usize::from(found.is_some());
+        found
+    }
+    fn signer(&self, _: &GrantHash) -> Option<[u8; 32]> {
+        None
+    }
+    fn keep(&self, grant: &Arc<Grant>, _: Option<[u8; 32]>) {
+        let (kept, _) = &mut *self.0.lock().unwrap();
+        kept.insert(*grant.hash(), grant.clone());
+    }
+}
+
+#[test]
+fn what_a_node_remembers_of_grants_changes_nothing_that_it_decides() {
+    let memory = Arc::new(Remembered::default());
+    let mut nodes = [stored(), stored()];
+    nodes[1].machine = machine("ch", [2; 32]).with_known_grants(memory.clone());
+    let text = sign(good());
+    let other = sign(Claims {
+        ceiling: 1,
+        ..good()
+    });
+    let again = |n: u8, grant: &str, holds| under(grant, n, holds, vec![key_ref(1, n % 2 + 1)]);
+    let mut decided = [vec![], vec![]];
+    for (b, decided) in nodes.iter_mut().zip(&mut decided) {
+        let say = |b: &mut Bench, what: &[u8]| b.kv.put(&said_device(&phone()), what).unwrap();
+        decided.push(b.effect(Command::Release(again(1, &text, true))));
+        decided.push(b.effect(Command::Release(again(2, &text, true))));
+        // The leader says of the very same text that its signature does not hold.
+        decided.push(b.effect(Command::Release(again(3, &text, false))));
+        decided.push(b.effect(Command::Release(again(4, &other, true))));
+        decided.push(b.effect(Command::Release(again(5, &format!("{text}="), true))));
+        say(b, b"revoked");
+        decided.push(b.effect(Command::Release(again(6, &text, true))));
+        b.kv.delete(&said_device(&phone())).unwrap();
+        b.clock += 900_000;
+        decided.push(b.effect(Command::Release(again(7, &text, true))));
+    }
+    assert!(memory.0.lock().unwrap().1 >= 4, "it was asked and knew");
+    assert_eq!(decided[0], decided[1]);
+    assert!(nodes[0].kv == nodes[1].kv);
+    use GrantRefusal as R;
+    let refusals = [
+        R::Signature,
+        R::IdReused,
+        R::NotBase64url,
+        R::DeviceRevoked,
+        R::Expired,
+    ];
+    for (effect, why) in decided[1][2..].iter().zip(refusals) {
+        assert_eq!(results(effect), [Err(Refusal::Grant(why))]);
+    }
 }

@@ -14,7 +14,9 @@ mod state;
 use super::protocol::*;
 use super::*;
 use crate::audit::{self, Entry, Log, leaf_hash, tests::naive};
-use crate::authz::grant::{Action, ChatRange, Claims, GRANT_CHATS_MAX, Grant, GrantRefusal};
+use crate::authz::grant::{
+    Action, Afresh, ChatRange, Claims, GRANT_CHATS_MAX, Grant, GrantHash, GrantRefusal, KnownGrants,
+};
 use crate::authz::standing::{DeviceStanding, MemberStanding, Role};
 use crate::crypto::sign::SigningKey;
 use crate::policy::Policy;

@@ -137,14 +137,14 @@ fn a_share_goes_through_a_custodian_and_comes_back() {
         keys: keys_asked,
     };
     assert_eq!(
-        prepare_release(&place, &authorised(&place, 5), &ask, live),
+        prepare_release(&place, &authorised(&place, 5), &ask, &Afresh, live),
         Err(RequestError::NotTheAuthorised)
     );
     let signed = |ask: &ReleaseRequest, key: [u8; 32]| {
         let by = |_: &AccountId, _: &DeviceId| {
             Ok::<_, RequestError>(DeviceStanding::Live { public: key })
         };
-        match prepare_release(&place, &who, ask, by).unwrap() {
+        match prepare_release(&place, &who, ask, &Afresh, by).unwrap() {
             Command::Release(c) => c.signature_holds,
             other => panic!("not a release: {other:?}"),
         }
@@ -156,10 +156,10 @@ fn a_share_goes_through_a_custodian_and_comes_back() {
     assert!(!signed(&malformed, device_key().public()));
     malformed.grant = "a".repeat(9000);
     assert_eq!(
-        prepare_release(&place, &who, &malformed, live),
+        prepare_release(&place, &who, &malformed, &Afresh, live),
         Err(RequestError::GrantLength(9000))
     );
-    let command = prepare_release(&place, &who, &ask, live).unwrap();
+    let command = prepare_release(&place, &who, &ask, &Afresh, live).unwrap();
     // Damage one wrapped share at rest.
     let Held::Share(mut row) = share(&b.kv, &key(3)).unwrap() else {
         panic!("stored above")

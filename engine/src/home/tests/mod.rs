@@ -9,3 +9,4 @@ mod lease;
 mod members;
 mod model;
 mod opening;
+mod services;

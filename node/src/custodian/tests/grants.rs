@@ -11,6 +11,7 @@ use quorate_engine::audit::{self, Entry};
 use quorate_engine::authz::chain::Source;
 use quorate_engine::authz::grant::{GRANT_BYTES_MAX, GrantRefusal};
 use quorate_engine::authz::identity::AccountChange;
+use quorate_engine::authz::service::{ServiceClaims, ServiceToken};
 use quorate_engine::custody::ACCOUNT_BUDGET;
 
 const HOUR: u64 = 60 * 60 * 1000;
@@ -252,6 +253,11 @@ async fn forms(s: &mut Stage) {
         ("alg none", header("EdDSA", "none"), G::Algorithm),
         ("crit", header("{", r#"{"crit":["exp"],"#), G::Critical),
         ("typ", header("quorate-grant+jwt", "JWT"), G::Type),
+        (
+            "a service's token",
+            token_of_a_service(),
+            G::ServiceCredential,
+        ),
         ("a key of its own", header("{", r#"{"jwk":{},"#), G::Header),
         ("an unknown claim", with("{", r#"{"sub":1,"#), G::Payload),
         ("no action", with(r#"["write"]"#, "[]"), G::Actions),
@@ -280,6 +286,20 @@ async fn forms(s: &mut Stage) {
         let reason = format!("grant: {}: {why}", why.code());
         assert_eq!(entry.refused, Some(reason), "{what}");
     }
+}
+
+/// Signed with a member's own key, as if that were a service's.
+fn token_of_a_service() -> String {
+    let claims = ServiceClaims {
+        account: account_of(1),
+        deployment: crate::pki::testkit::DEPLOYMENT,
+        home: HomeId::new("ae").unwrap(),
+        chats: vec![chat()],
+        not_before_s: 1,
+        expires_s: 900,
+    };
+    let token = ServiceToken::sign(&signer(1), claims).unwrap();
+    token.compact().to_owned()
 }
 
 /// Devices that are no devices of whoever is a member, and people who are none.

@@ -1,18 +1,18 @@
 //! Who is let in and under which grant; statements on their way to custodians.
 
 use super::people::{ANNA, BORIS, Person, chat_named};
-use super::world::{Mode, World, append, caller, content, id, policy};
-use crate::home::api::{Caller, HomeApi, HomeError};
+use super::world::{Mode, World, append, caller, content, id, policy, wall};
+use crate::home::api::{Caller, HomeApi, HomeError, HomeResult};
 use quorate_engine::api::registry::Statement;
-use quorate_engine::api::{Edit, StatementAcks};
+use quorate_engine::api::{ChatHead, Edit, StatementAcks};
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::grant::{Action, Claims, Grant, GrantRefusal};
-use quorate_engine::authz::membership::ChatChange;
+use quorate_engine::authz::membership::{ChatChange, Invite};
 use quorate_engine::authz::standing::{DeviceStanding, Role};
 use quorate_engine::crypto::sign::SigningKey;
 use quorate_engine::custody::protocol::Refusal;
 use quorate_engine::home::read;
-use quorate_engine::types::{ChatId, DeploymentId, EpochNo, HomeId, RequestId, Secret};
+use quorate_engine::types::{ChatId, DeploymentId, EpochNo, HomeId, PublicKey, RequestId, Secret};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -428,4 +428,46 @@ async fn cut_off_from_custodians_what_they_said_last_holds_for_a_while() {
     }
     let took = asked.elapsed();
     assert!(took < Duration::from_secs(12), "told after {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_a_chat_stands_is_told_to_who_may_join_it() {
+    let (w, chat) = ready().await;
+    let head = async |who: Person, invite| w.home().head(who.calls(&[]), chat, invite).await;
+    let hidden = |r: HomeResult<ChatHead>| matches!(r, Err(HomeError::NotFound { .. }));
+    let key = PublicKey([7; 32]);
+    assert!(hidden(head(BORIS, None).await));
+    assert!(hidden(head(BORIS, Some(key)).await));
+    let invite = |expires_ms| Invite {
+        from_epoch: 0,
+        expires_ms,
+        uses: 1,
+    };
+    let invited = ChatChange::Invite {
+        key,
+        invite: invite(wall() + 60_000),
+    };
+    say(&w, ANNA, chat, next(&w, ANNA, chat, invited))
+        .await
+        .unwrap();
+    let known = head(ANNA, None).await.unwrap().value;
+    assert_eq!(known.number, 1);
+    assert_eq!(head(BORIS, Some(key)).await.unwrap().value, known);
+    assert!(hidden(head(BORIS, None).await));
+    assert!(hidden(head(BORIS, Some(PublicKey([8; 32]))).await));
+    // Somebody else came in meanwhile: the invite leads to where the chat stands now.
+    say(&w, ANNA, chat, next(&w, ANNA, chat, add(Person(3), 0)))
+        .await
+        .unwrap();
+    assert_eq!(head(BORIS, Some(key)).await.unwrap().value.number, 2);
+    let revoked = ChatChange::RevokeInvite { key };
+    say(&w, ANNA, chat, next(&w, ANNA, chat, revoked))
+        .await
+        .unwrap();
+    assert!(hidden(head(BORIS, Some(key)).await));
+    let open = ChatChange::SetPublic { public: true };
+    say(&w, ANNA, chat, next(&w, ANNA, chat, open))
+        .await
+        .unwrap();
+    assert_eq!(head(BORIS, None).await.unwrap().value.number, 4);
 }

@@ -3,7 +3,8 @@
 mod deletions;
 mod grants;
 mod orders;
-mod people;
+pub mod people;
+mod services;
 pub mod world;
 
 use super::api::{HomeApi, HomeError};

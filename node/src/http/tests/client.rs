@@ -3,10 +3,11 @@
 use super::fixture::{Bench, CREATE, GRANT};
 use crate::home::api::HomeError;
 use quorate_engine::api::{
-    AccountChain, Chat, ChatList, Deletion, Members, Message, Page, QuorumProblem, StatementAcks,
-    Status, Written,
+    AccountChain, Chat, ChatHead, ChatList, Deletion, Members, Message, Page, QuorumProblem,
+    StatementAcks, Status, Written,
 };
 use quorate_engine::authz::grant::GrantRefusal;
+use quorate_engine::authz::service::ServiceRefusal;
 use quorate_engine::types::{ChatId, Outcome};
 
 #[tokio::test]
@@ -251,6 +252,7 @@ async fn a_grant_stands_once_behind_bearer() {
         ("GET", format!("/v1/chats/{chat}/messages/0")),
         ("PUT", format!("/v1/chats/{chat}/messages/0")),
         ("GET", format!("/v1/chats/{chat}/members")),
+        ("GET", format!("/v1/chats/{chat}/head")),
         ("POST", format!("/v1/chats/{chat}/statements")),
         ("POST", format!("/v1/accounts/{chat}/statements")),
         ("GET", format!("/v1/accounts/{chat}/statements")),
@@ -309,6 +311,21 @@ async fn members_are_paged_and_statements_passed_on() {
         let reply = bench
             .call("GET", &format!("{base}/members?{query}"), "")
             .await;
+        reply.problem(400, "query_invalid");
+    }
+
+    let key = "cd".repeat(32);
+    for (query, hash) in [
+        (String::new(), "h"),
+        (format!("?invite={key}"), key.as_str()),
+    ] {
+        let path = format!("{base}/head{query}");
+        let head: ChatHead =
+            serde_json::from_slice(&bench.call("GET", &path, "").await.body).unwrap();
+        assert_eq!((head.number, head.hash.as_str()), (7, hash));
+    }
+    for query in ["invite=zz", "key=1"] {
+        let reply = bench.call("GET", &format!("{base}/head?{query}"), "").await;
         reply.problem(400, "query_invalid");
     }
 
@@ -519,6 +536,27 @@ async fn every_error_of_a_home_has_its_problem() {
     }
 }
 
+#[tokio::test]
+async fn every_refusal_of_a_service_has_its_code() {
+    let bench = Bench::new().await;
+    for why in ServiceRefusal::ALL {
+        let status = match why {
+            ServiceRefusal::Malformed
+            | ServiceRefusal::Signature
+            | ServiceRefusal::NotYetValid
+            | ServiceRefusal::Expired => 401,
+            _ => 403,
+        };
+        *bench.home.fails.lock().unwrap() = Some(HomeError::Service {
+            why: *why,
+            detail: why.to_string(),
+        });
+        let reply = bench.call("GET", "/v1/chats", "").await;
+        let problem = reply.problem(status, why.code());
+        assert_eq!(problem.detail, why.text());
+    }
+}
+
 /// Which of them a new grant helps against, and under which code.
 #[tokio::test]
 async fn every_refusal_of_a_grant_has_its_code() {
@@ -541,7 +579,8 @@ async fn every_refusal_of_a_grant_has_its_code() {
             | "chat_unknown"
             | "chat_forked"
             | "not_member"
-            | "epoch_before_membership") => (403, own),
+            | "epoch_before_membership"
+            | "service_credential") => (403, own),
             _form => (401, "grant_malformed"),
         };
         let detail = why.to_string();

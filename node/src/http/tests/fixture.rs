@@ -1,6 +1,6 @@
 //! A home in a `Mutex`, certificates, and a client that shows everything.
 
-use crate::home::api::{At, Caller, HomeApi, HomeError, HomeResult};
+use crate::home::api::{At, Caller, HomeApi, HomeError, HomeResult, Session};
 use crate::http::envelope::Limits;
 use crate::http::serve::{Running, ServeLimits, spawn};
 use crate::http::{client, tls};
@@ -11,10 +11,11 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use quorate_engine::api::{
-    AccountChain, Append, Appended, Chat, ChatList, CreateChat, Deletion, Edit, LeaseStatus, Member, Members,
-    Message, Page, PolicyStatus, PostDeletion, StatementAcks, Status, Written, registry::Statement,
+    AccountChain, Append, Appended, Chat, ChatHead, ChatList, CreateChat, Deletion, Edit,
+    LeaseStatus, Member, Members, Message, Page, PolicyStatus, PostDeletion, StatementAcks, Status,
+    Written, registry::Statement,
 };
-use quorate_engine::types::{AccountId, ChatId, MessageId, Revision};
+use quorate_engine::types::{AccountId, ChatId, MessageId, PublicKey, Revision};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
@@ -325,6 +326,35 @@ impl HomeApi for FakeHome {
                 next,
             })
         })
+    }
+    fn head(
+        &self,
+        caller: Caller,
+        chat: ChatId,
+        invite: Option<PublicKey>,
+    ) -> BoxFuture<'_, HomeResult<ChatHead>> {
+        self.run(caller, move |chats, _| {
+            let known = chats.get(&chat);
+            known.ok_or_else(|| missing(format!("chat {chat}")))?;
+            Ok(ChatHead {
+                number: 7,
+                hash: invite.map_or("h".into(), |key| key.to_string()),
+            })
+        })
+    }
+    fn open_session(&self, caller: Caller) -> BoxFuture<'_, Result<Session, HomeError>> {
+        let done = self.run(caller, |_, _| Ok(()));
+        async move {
+            done.await.map(|_| Session {
+                token: "1.ab".into(),
+                rest_s: 7,
+            })
+        }
+        .boxed()
+    }
+    fn session(&self, token: String) -> BoxFuture<'_, Option<String>> {
+        let known = (token == "1.ab").then(|| "phone".to_owned());
+        async move { known }.boxed()
     }
     fn status(&self) -> BoxFuture<'_, Status> {
         async {

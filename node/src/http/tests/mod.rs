@@ -7,3 +7,4 @@ mod limits;
 mod openapi;
 mod operator_health;
 mod registry;
+mod session;
