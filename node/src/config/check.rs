@@ -262,12 +262,6 @@ fn limits(c: &Config, out: &mut Vec<Problem>) {
     let l = &c.limits;
     let mut range = |key, v, min, max| range(out, key, v, min, max);
     range(
-        "limits.client_body_bytes_max",
-        l.client_body_bytes_max as u64,
-        1 << 10,
-        8 << 20,
-    );
-    range(
         "limits.client_in_flight_max",
         l.client_in_flight_max as u64,
         1,
@@ -279,6 +273,5 @@ fn limits(c: &Config, out: &mut Vec<Problem>) {
         16,
         1 << 16,
     );
-    range("limits.peer_timeout_ms", l.peer_timeout_ms, 50, 600_000);
     range("limits.cert_warn_days", l.cert_warn_days, 1, 365);
 }
