@@ -89,6 +89,9 @@ pub fn share<K: KvRead + ?Sized>(kv: &K, id: &KeyId) -> Result<Held, KvError> {
     Ok(get(kv, &rows::tombstone_key(id))?.map_or(Held::Nothing, Held::Tombstone))
 }
 
+/// Shares by key id, and after which id to go on; `None`: that was the end.
+pub type SharePage = (Vec<(KeyId, ShareRow)>, Option<KeyId>);
+
 /// Shares under another wrapping version than `current`: of at most `rows_max` rows after
 /// `after`, and where to go on; `None` there: that was the end.
 ///
@@ -99,7 +102,7 @@ pub fn under_other_versions<K: KvRead + ?Sized>(
     current: u32,
     after: Option<KeyId>,
     rows_max: usize,
-) -> Result<(Vec<(KeyId, ShareRow)>, Option<KeyId>), KvError> {
+) -> Result<SharePage, KvError> {
     let mut from = after.map_or(vec![SHARE], |id| rows::share_key(&id));
     if after.is_some() {
         // The next possible key.

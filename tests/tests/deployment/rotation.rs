@@ -169,7 +169,8 @@ fn after_a_rotation_an_old_image_opens_with_its_own_root_only() {
     let today = Disk::of(&world, &is);
     let dir = today.dir.clone();
     let held = holds(&world, &is, 5);
-    world.d.kill(&is);
+    // Stopped, not killed: what a killed node has applied is in its log only.
+    world.d.stop(&is).unwrap();
     let image = today.image(&world.scratch().join("image"));
     world.d.start_node(&is).unwrap();
     world.wait_ready();
@@ -306,7 +307,7 @@ fn old_images_count_as_custodians_that_destroyed_nothing() {
     let then = world.scratch().join("then");
     std::fs::create_dir_all(&then).unwrap();
     for name in world.d.names() {
-        world.d.kill(&name);
+        world.d.stop(&name).unwrap();
     }
     let today: Vec<Disk> = names.iter().map(|n| Disk::of(&world, n)).collect();
     let images: Vec<Disk> = today
