@@ -321,6 +321,40 @@ fn the_documents_a_newcomer_looks_for_are_there() {
 }
 
 #[test]
+fn every_setting_is_read_by_somebody() {
+    let text = read(Path::new("node/src/config/mod.rs"));
+    let settings: Vec<&str> = text
+        .lines()
+        .filter_map(|l| l.strip_prefix("    pub ")?.split_once(": "))
+        .map(|(name, _)| name)
+        .filter(|name| !name.contains(' '))
+        .collect();
+    assert!(settings.len() > 20, "{settings:?}");
+    let all: Vec<String> = sources()
+        .into_iter()
+        .filter(|s| !s.test && !s.path.ends_with("config/check.rs"))
+        .map(|s| s.text)
+        .collect();
+    let used = |name: &str| {
+        let read = format!(".{name}");
+        let ends = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
+        let finds = |t: &String| {
+            t.match_indices(&read)
+                .any(|(at, _)| ends(&t[at + read.len()..]))
+        };
+        all.iter().any(finds)
+    };
+    assert!(!used("no_such_setting"));
+    none(
+        settings
+            .into_iter()
+            .filter(|name| !used(name))
+            .map(|name| format!("{name} is a setting that nothing reads"))
+            .collect(),
+    );
+}
+
+#[test]
 fn every_dependency_has_its_reasons() {
     let manifest: toml::Table = read(Path::new("Cargo.toml")).parse().unwrap();
     let all = manifest["workspace"]["dependencies"].as_table().unwrap();

@@ -3,7 +3,7 @@
 use super::Context;
 use super::officer_papers::{
     agreed, custodian_id, deployment_id, hand_in_and_show, name_of, officer_of, officers, read_key,
-    received, sign, unsigned, words, wrong,
+    sign, unsigned, words, wrong,
 };
 use crate::exit::{CommandResult, Failure};
 use quorate_engine::api::officers::ProposalView;
@@ -91,7 +91,7 @@ async fn fetch(
     let Some(view) = found else {
         return Err(missing.unwrap_or_else(|| wrong("no node of this custodian is known here")));
     };
-    let paper = received(&view.statement);
+    let paper = Envelope::from(&view.statement);
     if ProposalId(paper.hash()) != *id {
         return Err(wrong(format!(
             "the node gave another statement than {id}; do not sign, and find out why"

@@ -1,12 +1,11 @@
 //! Secrets on their way in: passphrases and share files, never from the command line.
 
-use crate::deployment::read_limited;
 use crate::exit::Failure;
+use crate::private_file;
 use quorate_engine::custody::keys::{
     HeldShare, PASSPHRASE_BYTES_MAX, PASSPHRASE_BYTES_MIN, Passphrase,
 };
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -88,18 +87,7 @@ pub(super) fn wallet_passphrase(fd: Option<u32>, new: bool) -> Result<Passphrase
 }
 
 pub(super) fn read_share(path: &Path) -> Result<HeldShare, Failure> {
-    let failed = |e: &std::io::Error| Failure::file("read the share file", path, e);
-    let mode = std::fs::metadata(path)
-        .map_err(|e| failed(&e))?
-        .permissions()
-        .mode();
-    if mode & 0o077 != 0 {
-        return Err(Failure::usage(
-            format!("{}: others may read this share", path.display()),
-            format!("run chmod 600 {}", path.display()),
-        ));
-    }
-    let bytes = Zeroizing::new(read_limited(path).map_err(|e| failed(&e))?);
+    let bytes = private_file::read(path, "read the share file")?;
     let text = std::str::from_utf8(&bytes).map_err(|_| wrong("the share file is not text"))?;
     HeldShare::parse(text).map_err(|e| wrong(format!("{}: {e}", path.display())))
 }

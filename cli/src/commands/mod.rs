@@ -16,6 +16,7 @@ pub mod dev;
 pub mod device;
 pub mod entity;
 pub mod export;
+pub mod freeze;
 pub mod home;
 pub mod identity;
 pub mod import;
@@ -126,6 +127,8 @@ pub enum Command {
     Status(status::Args),
     /// Set up and operate a custodian
     Custodian(custodian::Args),
+    /// Measure how long after a freeze something can still be read
+    Freeze(freeze::Args),
     /// A custodian's officers, and what they decide together
     Officer(officer::Args),
     /// Decide on a proposal that `officer list` shows
@@ -168,6 +171,7 @@ impl Command {
             Self::Export(args) => export::run(args, context).await,
             Self::Status(args) => status::run(args, context).await,
             Self::Custodian(args) => custodian::run(args, context).await,
+            Self::Freeze(args) => freeze::run(args, context).await,
             Self::Officer(args) => officer::run(args, context).await,
             Self::Approve(args) => approve::run(args, context).await,
             Self::Order(args) => order::run(args, context).await,

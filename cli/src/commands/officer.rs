@@ -3,7 +3,7 @@
 
 use super::officer_papers::{
     agreed, custodian_id, deployment_id, find_officer, hand_in_and_show, load, make_key, name_of,
-    now_ms, officer_of, officers, read_key, received, save, sign, unsigned, words, wrong,
+    now_ms, officer_of, officers, read_key, save, sign, unsigned, words, wrong,
 };
 use super::{Context, policy};
 use crate::exit::{CommandResult, Exit, Failure};
@@ -296,7 +296,7 @@ async fn list(custodian: &str, context: &Context) -> CommandResult {
             text,
             "\n\nproposal {}\n{}\n  for it: {}",
             plain(&p.id),
-            words(&received(&p.statement), Some(&view))?,
+            words(&Envelope::from(&p.statement), Some(&view))?,
             names(&p.approvals)
         );
         if !p.rejections.is_empty() {

@@ -8,11 +8,11 @@ use super::Context;
 use crate::deployment::read_limited;
 use crate::exit::{Exit, Failure};
 use crate::output::{plain, remark, time};
+use crate::private_file;
 use quorate_engine::api::keys::SecretText;
 use quorate_engine::api::officers::{HandIn, OfficersView};
 use quorate_engine::api::operator::OperatorDone;
-use quorate_engine::api::registry::{Statement as Sent, StatementSignature};
-use quorate_engine::authz::envelope::{Envelope, Signature};
+use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::officers::{Act, OfficerKey, Statement, ThawScope};
 use quorate_engine::authz::orders::Order;
 use quorate_engine::crypto::labels;
@@ -22,8 +22,6 @@ use quorate_engine::types::{CustodianId, DeploymentId, OfficerId, Secret, Struct
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use zeroize::Zeroizing;
 
@@ -55,46 +53,13 @@ pub(super) fn make_key(path: &Path) -> Result<SigningKey, Failure> {
         seed: SecretText(hex::encode(key.seed().expose())),
     };
     let text = Zeroizing::new(serde_json::to_vec_pretty(&file).map_err(wrong)?);
-    new_private(path, &text, "write the officer's key to")?;
+    private_file::create(path, &text, "write the officer's key to")?;
     Ok(key)
-}
-
-/// Writes a new file that only its owner reads.
-pub(super) fn new_private(path: &Path, text: &[u8], doing: &str) -> Result<(), Failure> {
-    let failed = |e: &std::io::Error| Failure::file(doing, path, e);
-    let mut to = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|e| failed(&e))?;
-    let written = to.write_all(text).and_then(|()| to.sync_all());
-    written.map_err(|e| failed(&e))
-}
-
-/// A key file. One that others may read is refused.
-pub(super) fn read_private(path: &Path, doing: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let failed = |e: &std::io::Error| Failure::file(doing, path, e);
-    let mode = std::fs::metadata(path)
-        .map_err(|e| failed(&e))?
-        .permissions()
-        .mode();
-    if mode & 0o077 != 0 {
-        return Err(Failure::usage(
-            format!("{}: others may read this key", path.display()),
-            format!(
-                "run chmod 600 {}; if anybody could have read it, replace the key",
-                path.display()
-            ),
-        ));
-    }
-    let bytes = read_limited(path).map_err(|e| failed(&e))?;
-    Ok(Zeroizing::new(bytes))
 }
 
 /// The officer's key in `path`.
 pub(super) fn read_key(path: &Path) -> Result<SigningKey, Failure> {
-    let bytes = read_private(path, "read the officer's key")?;
+    let bytes = private_file::read(path, "read the officer's key")?;
     let no_key =
         |e: &dyn std::fmt::Display| wrong(format!("{} is no officer's key: {e}", path.display()));
     let file: KeyFile = serde_json::from_slice(&bytes).map_err(|e| no_key(&e))?;
@@ -178,28 +143,6 @@ pub(super) fn find_officer(view: &OfficersView, text: &str) -> Result<OfficerId,
     id.ok_or_else(|| wrong(format!("{} has no officer {text:?}", view.custodian)))
 }
 
-pub(super) fn sent(e: &Envelope) -> Sent {
-    let one = |s: &Signature| StatementSignature {
-        key: s.key.clone(),
-        signature: s.signature.clone(),
-    };
-    Sent {
-        payload: e.payload.clone(),
-        signatures: e.signatures.iter().map(one).collect(),
-    }
-}
-
-pub(super) fn received(s: &Sent) -> Envelope {
-    let one = |s: &StatementSignature| Signature {
-        key: s.key.clone(),
-        signature: s.signature.clone(),
-    };
-    Envelope {
-        payload: s.payload.clone(),
-        signatures: s.signatures.iter().map(one).collect(),
-    }
-}
-
 /// Adds one officer's signature to `paper`.
 pub(super) fn sign(
     paper: &mut Envelope,
@@ -246,7 +189,7 @@ pub(super) async fn hand_in(
     paper: &Envelope,
 ) -> Result<OperatorDone, Failure> {
     let body = HandIn {
-        statement: sent(paper),
+        statement: paper.into(),
     };
     let client = context.deployment()?.operator(custodian)?;
     Ok(client.post("/v1/officers/statements", &body).await?)
@@ -457,6 +400,7 @@ pub(super) fn moment(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn moments_are_read_and_impossible_ones_refused() {

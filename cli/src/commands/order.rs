@@ -4,12 +4,13 @@
 use super::approve::decide;
 use super::officer_papers::{
     agreed, deployment_id, hand_in, moment, name_of, newest, now_ms, officers, order_words,
-    read_key, received, save, sign, unsigned, wrong,
+    read_key, save, sign, unsigned, wrong,
 };
 use super::{Context, order_result};
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::output::{plain, time};
 use quorate_engine::api::officers::{OfficersView, OrderDetail, OrderView, OrdersView};
+use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::officers::{DocumentHash, OfficerKey, Statement, Subject, Verdict};
 use quorate_engine::authz::orders::{Order, OrderScope, OrderStatus, order_id};
 use quorate_engine::types::{ChatId, OrderId};
@@ -240,7 +241,7 @@ fn another(id: &dyn std::fmt::Display) -> Failure {
 }
 
 fn order_of(view: &OrderView) -> Result<Order, Failure> {
-    let paper = received(&view.statement);
+    let paper = Envelope::from(&view.statement);
     if order_id(&paper).to_string() != view.id {
         return Err(another(&view.id));
     }

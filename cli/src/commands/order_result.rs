@@ -5,9 +5,10 @@
 //! opens them all, or none: a result that anybody changed is refused whole.
 
 use super::Context;
-use super::officer_papers::{deployment_id, load, new_private, read_private, sent, wrong};
+use super::officer_papers::{deployment_id, load, wrong};
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::output::{plain, time};
+use crate::private_file;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use quorate_engine::api::disclosure::{
@@ -83,7 +84,7 @@ pub(super) fn make_key(args: &MakeKey, context: &Context) -> CommandResult {
         seed: SecretText(hex::encode(key.seed().expose())),
     };
     let text = Zeroizing::new(serde_json::to_vec_pretty(&file).map_err(wrong)?);
-    new_private(&args.out, &text, "write the recipient's key to")?;
+    private_file::create(&args.out, &text, "write the recipient's key to")?;
     let mut beside = args.out.clone().into_os_string();
     beside.push(".pub");
     let beside = PathBuf::from(beside);
@@ -100,7 +101,7 @@ pub(super) fn make_key(args: &MakeKey, context: &Context) -> CommandResult {
 }
 
 fn read_key(path: &Path) -> Result<RecipientKey, Failure> {
-    let bytes = read_private(path, "read the recipient's key")?;
+    let bytes = private_file::read(path, "read the recipient's key")?;
     let no_key =
         |e: &dyn std::fmt::Display| wrong(format!("{} is no recipient's key: {e}", path.display()));
     let file: KeyFile = serde_json::from_slice(&bytes).map_err(|e| no_key(&e))?;
@@ -189,13 +190,13 @@ async fn fetch(
     let id = quorate_engine::authz::orders::order_id(paper);
     let path = format!("/v1/orders/{id}/execute");
     let text = serde_json::to_vec_pretty(paper).map_err(wrong)?;
-    new_private(&dir.join(PAPER), &text, "write the result to")?;
+    private_file::create(&dir.join(PAPER), &text, "write the result to")?;
     let (mut parts, mut records, mut withheld) = (0, 0, 0);
     for chat in chats {
         let mut from = Some(0);
         while let Some(at) = from {
             let body = ExecuteOrder {
-                statement: sent(paper),
+                statement: paper.into(),
                 chat: *chat,
                 from: at,
             };
@@ -208,7 +209,7 @@ async fn fetch(
             records += manifest.records.len();
             withheld += manifest.withheld.iter().map(|w| w.records).sum::<usize>();
             let text = serde_json::to_vec(&part).map_err(wrong)?;
-            new_private(&dir.join(part_name(parts)), &text, "write the result to")?;
+            private_file::create(&dir.join(part_name(parts)), &text, "write the result to")?;
             from = manifest.next;
         }
     }
@@ -264,7 +265,7 @@ pub(super) fn open_result(args: &OpenResult, context: &Context) -> CommandResult
         manifests: &manifests,
     };
     let text = Zeroizing::new(serde_json::to_vec_pretty(&shown).map_err(wrong)?);
-    new_private(&out, &text, "write the records to")?;
+    private_file::create(&out, &text, "write the records to")?;
     let value = serde_json::json!({
         "order": id, "home": home.id, "home_fingerprint": shown.home_fingerprint,
         "records": records.len(), "out": out,

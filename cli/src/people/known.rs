@@ -194,6 +194,19 @@ impl Known {
         holds.is_ok().then_some(custodian)
     }
 
+    /// A smallest set of custodians without which nothing opens under any policy.
+    pub fn smallest_blocking(&self) -> BTreeSet<CustodianId> {
+        let blocks = |set: &BTreeSet<CustodianId>| {
+            self.policies.iter().all(|p| {
+                let rest = p.custodians().difference(set).cloned().collect();
+                !p.satisfied_by(&rest)
+            })
+        };
+        let sets = self.policies.iter().flat_map(Policy::minimal_blocking_sets);
+        let smallest = sets.filter(blocks).min_by_key(BTreeSet::len);
+        smallest.unwrap_or_else(|| self.custodians().cloned().collect())
+    }
+
     /// What is missing until the first policy that is not blocked yet is.
     fn would_do(&self, believed: &BTreeSet<CustodianId>) -> Vec<Vec<String>> {
         for policy in &self.policies {

@@ -248,12 +248,6 @@ fn limits(c: &Config, out: &mut Vec<Problem>) {
         }
     };
     range(
-        "limits.client_body_bytes_max",
-        l.client_body_bytes_max as u64,
-        1 << 10,
-        8 << 20,
-    );
-    range(
         "limits.client_in_flight_max",
         l.client_in_flight_max as u64,
         1,
@@ -265,6 +259,5 @@ fn limits(c: &Config, out: &mut Vec<Problem>) {
         16,
         1 << 16,
     );
-    range("limits.peer_timeout_ms", l.peer_timeout_ms, 50, 600_000);
     range("limits.cert_warn_days", l.cert_warn_days, 1, 365);
 }

@@ -53,10 +53,8 @@ keep_entries = 5000
 spread_leaders = true
 
 [limits]
-client_body_bytes_max = 1048576
 client_in_flight_max = 1024
 peer_in_flight_max = 1024
-peer_timeout_ms = 5000
 cert_warn_days = 14
 "#
 }

@@ -344,14 +344,10 @@ impl HomeOptions {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Largest HTTP body on the client plane, bytes.
-    pub client_body_bytes_max: usize,
     /// Client requests in flight on one node.
     pub client_in_flight_max: usize,
     /// Peer requests in flight towards one peer.
     pub peer_in_flight_max: usize,
-    /// A peer request's default timeout, ms.
-    pub peer_timeout_ms: u64,
     /// Warn so many days before a certificate ends.
     pub cert_warn_days: u64,
 }
@@ -359,10 +355,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            client_body_bytes_max: 1 << 20,
             client_in_flight_max: 1_024,
             peer_in_flight_max: 1_024,
-            peer_timeout_ms: 5_000,
             cert_warn_days: 14,
         }
     }
@@ -456,11 +450,6 @@ impl Config {
     /// The peer addresses of the own cluster.
     pub fn node_addresses(&self) -> BTreeMap<NodeId, String> {
         self.nodes.iter().map(|n| (n.id, n.peer.clone())).collect()
-    }
-
-    /// A peer request's default timeout.
-    pub fn peer_timeout(&self) -> Duration {
-        Duration::from_millis(self.limits.peer_timeout_ms)
     }
 }
 

@@ -17,7 +17,7 @@ fn the_examples_of_the_manual_parse_and_round_trip() {
     assert_eq!(c.tls.cert, Path::new("/etc/quorate/node.crt"));
     let h = parse(example_home()).unwrap();
     assert_eq!(h.groups(), 8);
-    assert_eq!(h.limits.client_body_bytes_max, 1 << 20);
+    assert_eq!(h.limits.client_in_flight_max, 1_024);
     for c in [c, h] {
         let again = parse(&c.to_toml()).unwrap();
         assert_eq!(again.to_toml(), c.to_toml());
@@ -64,7 +64,7 @@ fn every_problem_is_listed_at_once_with_its_key() {
             .replace("node = 1  ", "node = 0  ")
             .replace("id = 2", "id = 3")
             .replace("election_ms_min = 1000", "election_ms_min = 400")
-            .replace("peer_timeout_ms = 5000", "peer_timeout_ms = 0")
+            .replace("cert_warn_days = 14", "cert_warn_days = 0")
             .replace("log_key = \"log.key\"", ""),
     );
     for key in [
@@ -72,7 +72,7 @@ fn every_problem_is_listed_at_once_with_its_key() {
         "node:",
         "nodes: an id appears twice",
         "raft.election_ms_min:",
-        "limits.peer_timeout_ms:",
+        "limits.cert_warn_days:",
         "keys.log_key",
     ] {
         assert!(e.contains(key), "{key} in {e}");

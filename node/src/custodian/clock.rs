@@ -4,6 +4,7 @@
 
 use super::Custodian;
 use super::internal::{Ask, Told, ask};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -50,6 +51,21 @@ fn off(offsets: &mut [i64]) -> u64 {
 }
 
 impl Custodian {
+    /// What is known about this node's clock while it leads in `term`. Nothing is taken over from
+    /// before: a node with a wrong clock must not stamp even its first command.
+    pub(super) async fn clock_in(&self, term: u64) -> ClockState {
+        match self.clock_known(term) {
+            Some(state) => state,
+            None => self.compare_clocks().await,
+        }
+    }
+
+    /// The same, unless clocks have not been compared in `term`.
+    pub(super) fn clock_known(&self, term: u64) -> Option<ClockState> {
+        let compared = self.0.clock_term.load(Ordering::Acquire) == term;
+        compared.then(|| self.clock_state())
+    }
+
     /// What is known about this node's clock.
     pub fn clock_state(&self) -> ClockState {
         *self.0.clock_state.read().expect("no writer panics")
@@ -58,6 +74,7 @@ impl Custodian {
     /// Compares clocks once.
     pub(super) async fn compare_clocks(&self) -> ClockState {
         let own = self.0.consensus.node();
+        let term = self.0.consensus.lead().term;
         let peers: Vec<_> = self.0.consensus.members().into_iter().collect();
         let others: Vec<_> = peers.into_iter().filter(|n| *n != own).collect();
         let alone = others.is_empty();
@@ -70,6 +87,7 @@ impl Custodian {
         };
         self.0.figures.clock_off(state.off_ms);
         *self.0.clock_state.write().expect("no writer panics") = state;
+        self.0.clock_term.store(term, Ordering::Release);
         state
     }
 

@@ -87,11 +87,11 @@ pub fn system_clock() -> WallClock {
     Arc::new(|| {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let now_ms = since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-        now_ms.saturating_add(ahead_ms())
+        now_ms.saturating_add_signed(ahead_ms())
     })
 }
 
-fn ahead_ms() -> u64 {
+fn ahead_ms() -> i64 {
     fail::fail_point!("custodian-clock", |ms| ms
         .and_then(|ms| ms.parse().ok())
         .unwrap_or(0));
@@ -143,6 +143,8 @@ struct Inner {
     exchange: exchange::Exchange,
     clock: WallClock,
     clock_state: RwLock<ClockState>,
+    /// The term in which clocks were compared last.
+    clock_term: AtomicU64,
     vault: Arc<Mutex<Vault>>,
     ring: RwLock<Arc<Ring>>,
     /// Whether the vault is open.
@@ -213,6 +215,7 @@ impl Custodian {
             exchange: exchange::Exchange::default(),
             clock: parts.clock,
             clock_state: RwLock::new(ClockState::default()),
+            clock_term: AtomicU64::new(0),
             vault: Arc::new(Mutex::new(parts.vault)),
             ring: RwLock::new(ring),
             open: AtomicBool::new(open),

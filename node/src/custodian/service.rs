@@ -289,17 +289,21 @@ impl Custodian {
                 leader: lead.leader,
             });
         }
-        let mut clock_ms = self.now();
-        let state = self.clock_state();
-        if state.out() {
-            if !matches!(command, Command::Freeze(_)) {
+        let waits = !matches!(command, Command::Freeze(_));
+        let state = match waits {
+            true => Some(self.clock_in(lead.term).await),
+            false => self.clock_known(lead.term),
+        };
+        let clock_ms = match state {
+            Some(state) if !state.out() => self.now(),
+            Some(state) if waits => {
                 let off = state.off_ms;
                 return Err(SubmitError::Busy(format!(
                     "the leader's clock is {off} ms off its peers' median"
                 )));
             }
-            clock_ms = 0;
-        }
+            _ => 0,
+        };
         let told = matches!(command, Command::Freeze(_) | Command::Thaw(_));
         let committed = self.0.batcher.submit(command, clock_ms).await;
         if told {

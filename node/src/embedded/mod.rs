@@ -24,6 +24,9 @@ use tokio_util::sync::CancellationToken;
 /// How often a start looks whether its nodes are ready.
 const READY_POLL: Duration = Duration::from_millis(100);
 
+/// Where nobody listens.
+const NOWHERE: &str = "127.0.0.1:1";
+
 /// Why an embedded deployment is not where it was asked to be.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedError {
@@ -205,6 +208,43 @@ impl Embedded {
         // The listener's socket is free once its task has seen the stop.
         tokio::time::sleep(READY_POLL).await;
         told
+    }
+
+    /// From now on nothing that nodes of `from` ask reaches nodes of `to`; what is open between
+    /// them is closed. Ends with [`Self::mend`], or when `from` is started anew.
+    ///
+    /// # Errors
+    /// [`EmbeddedError::NoCluster`].
+    pub fn cut(&self, from: &str, to: &str) -> Result<(), EmbeddedError> {
+        self.dial(from, to, |_| NOWHERE.to_owned())
+    }
+
+    /// Ends what [`Self::cut`] began.
+    ///
+    /// # Errors
+    /// As [`Self::cut`].
+    pub fn mend(&self, from: &str, to: &str) -> Result<(), EmbeddedError> {
+        self.dial(from, to, |node| node.peer.to_string())
+    }
+
+    fn dial(
+        &self,
+        from: &str,
+        to: &str,
+        address: impl Fn(&NodeLayout) -> String,
+    ) -> Result<(), EmbeddedError> {
+        let there = self.cluster_nodes(to)?;
+        for node in self.cluster_nodes(from)? {
+            let Some(running) = self.node(from, node.id) else {
+                continue;
+            };
+            for at in &there {
+                let target = running.peers().target(to, at.id);
+                let target = target.ok_or_else(|| EmbeddedError::NoCluster(to.to_owned()))?;
+                running.peers().set_address(target, address(at));
+            }
+        }
+        Ok(())
     }
 
     /// A running node.

@@ -29,6 +29,11 @@ pub const STANDING_MS: u64 = 5_000;
 /// Wait for custodians' answers, in milliseconds: each may have lost its leader just now, and
 /// needs an election and a second attempt.
 const LOOKUP_MS_MAX: u64 = 6_000;
+/// The same where there is something to go on with: whoever waits is not held up for long.
+const RENEWAL_MS_MAX: u64 = 1_000;
+/// That too few custodians answer is told to others who ask for so long, so that they do not
+/// wait for it one after the other.
+const FAILURE_MS: u64 = 500;
 /// Standings remembered at most.
 const REMEMBERED_MAX: usize = 65_536;
 
@@ -62,7 +67,15 @@ struct Held {
     asked: u64,
 }
 
-type Slot = Arc<tokio::sync::Mutex<Option<Held>>>;
+/// What is known of one [`Who`].
+#[derive(Default)]
+struct Entry {
+    held: Option<Held>,
+    /// When too few custodians answered, and who did.
+    failed: Option<(u64, HomeError)>,
+}
+
+type Slot = Arc<tokio::sync::Mutex<Entry>>;
 
 /// What this node believes of devices and members.
 #[derive(Default)]
@@ -103,39 +116,51 @@ impl Directory {
     /// when too few say anything.
     pub(super) async fn standing(&self, core: &Core, who: Who) -> Result<Standing, Fail> {
         let slot = self.slot(who);
-        let mut held = slot.lock().await;
+        let mut entry = slot.lock().await;
         let now = core.clock.mono();
-        if let Some(held) = &*held
+        if let Some(held) = &entry.held
             && now.saturating_sub(held.asked) < STANDING_MS
         {
             return Ok(held.standing);
         }
+        if let Some((at, e)) = &entry.failed
+            && now.saturating_sub(*at) < FAILURE_MS
+        {
+            return Err(Fail::Home(e.clone()));
+        }
+        // Cut off from custodians, what they said last is believed for the grace of their feeds,
+        // as leases are.
+        let spare = entry
+            .held
+            .filter(|held| now.saturating_sub(held.told) < FEED_GRACE_MS);
+        let wait_ms = spare.map_or(LOOKUP_MS_MAX, |_| RENEWAL_MS_MAX);
         let chats: Vec<ChatId> = who.chat.into_iter().collect();
-        let said = ask(core, who.account, who.device, &chats, |said| {
+        let said = ask(core, who.account, who.device, &chats, wait_ms, |said| {
             decided(&core.config.policy, said, 0)
         });
-        match judge(core, &said.await, 0) {
-            Ok(standing) => {
-                *held = Some(Held {
+        let judged = judge(core, &said.await, 0);
+        *entry = Entry::default();
+        match (judged, spare) {
+            (Ok(standing), _) => {
+                entry.held = Some(Held {
                     standing,
                     told: now,
                     asked: now,
                 });
                 Ok(standing)
             }
-            // Cut off from custodians, what they said last is believed for the grace of their
-            // feeds, as leases are.
-            Err(e @ HomeError::Quorum { .. }) => match held.as_mut() {
-                Some(held) if now.saturating_sub(held.told) < FEED_GRACE_MS => {
-                    held.asked = now;
-                    Ok(held.standing)
-                }
-                _ => Err(Fail::Home(e)),
-            },
-            Err(e) => {
-                *held = None;
+            (Err(HomeError::Quorum { .. }), Some(spare)) => {
+                entry.held = Some(Held {
+                    asked: core.clock.mono(),
+                    ..spare
+                });
+                Ok(spare.standing)
+            }
+            (Err(e @ HomeError::Quorum { .. }), None) => {
+                entry.failed = Some((core.clock.mono(), e.clone()));
                 Err(Fail::Home(e))
             }
+            (Err(e), _) => Err(Fail::Home(e)),
         }
     }
 
@@ -161,16 +186,16 @@ impl Directory {
                 })
                 .collect();
             let now = core.clock.mono();
-            let said = ask(core, account, device, chats, |said| {
+            let said = ask(core, account, device, chats, LOOKUP_MS_MAX, |said| {
                 (0..chats.len()).all(|n| decided(&core.config.policy, said, n))
             });
             let said = said.await;
             for (n, slot) in slots.iter().enumerate() {
                 // Whoever holds it asks just now.
                 if let Ok(standing) = judge(core, &said, n)
-                    && let Ok(mut held) = slot.try_lock()
+                    && let Ok(mut entry) = slot.try_lock()
                 {
-                    *held = Some(Held {
+                    entry.held = Some(Held {
                         standing,
                         told: now,
                         asked: now,
@@ -189,6 +214,7 @@ async fn ask(
     account: AccountId,
     device: DeviceId,
     chats: &[ChatId],
+    wait_ms: u64,
     enough: impl Fn(&Told) -> bool,
 ) -> Told {
     let request = CustodianRequest::Lookup(LookupRequest {
@@ -203,7 +229,7 @@ async fn ask(
     let mut asked: FuturesUnordered<_> = leaves
         .into_iter()
         .map(|custodian| async move {
-            let asked = core.custodians.ask(&custodian, request, LOOKUP_MS_MAX);
+            let asked = core.custodians.ask(&custodian, request, wait_ms);
             let reply = asked.await;
             (custodian, reply)
         })

@@ -126,14 +126,23 @@ impl PeerClient {
         })
     }
 
-    /// Says where `to` is; goes before its descriptor. A link to another address is given up.
+    /// Says where `to` is; goes before its descriptor. A connection to another address is hung up.
     pub fn set_address(&self, to: PeerTarget, address: String) {
+        let before = self.0.address(&to);
         let mut addresses = self.0.addresses.write().expect("no writer panics");
-        let before = addresses.insert(to.clone(), address.clone());
+        addresses.insert(to.clone(), address.clone());
         drop(addresses);
-        if before.is_some_and(|b| b != address) {
-            // A link that is dialling the old address would fail what is asked next.
-            self.0.links.lock().expect("no holder panics").remove(&to);
+        if before.as_ref() != Some(&address) {
+            // A link that dialled elsewhere, or knew no address, would fail what is asked next.
+            self.hang_up(&to);
+        }
+    }
+
+    /// Ends the connection to `to`. What waits on it has an unknown outcome; the next call connects anew.
+    pub(super) fn hang_up(&self, to: &PeerTarget) {
+        let link = self.0.links.lock().expect("no holder panics").remove(to);
+        if let Some(link) = link {
+            link.hang_up.cancel();
         }
     }
 
@@ -151,7 +160,7 @@ impl PeerClient {
         let before = learned.insert(to.clone(), address.into());
         drop(learned);
         if before.is_some_and(|b| b != address) {
-            self.0.links.lock().expect("no holder panics").remove(to);
+            self.hang_up(to);
         }
         true
     }

@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 /// Longest wait for TCP and TLS together.
 pub(super) const CONNECT_WAIT_MAX: Duration = Duration::from_secs(3);
@@ -81,17 +82,29 @@ type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Answer>>>>;
 pub(super) struct Link {
     pub(super) queue: mpsc::Sender<Outgoing>,
     pub(super) in_flight: Arc<tokio::sync::Semaphore>,
+    /// Ends the connection, whatever waits on it.
+    pub(super) hang_up: CancellationToken,
 }
 
 /// Starts the task for `target`. It ends when the client is dropped.
 pub(super) fn spawn(inner: &Arc<Inner>, target: PeerTarget) -> Link {
     let (queue, rx) = mpsc::channel(inner.options.in_flight_max);
     let in_flight = Arc::new(tokio::sync::Semaphore::new(inner.options.in_flight_max));
-    tokio::spawn(run(Arc::downgrade(inner), target, rx));
-    Link { queue, in_flight }
+    let hang_up = CancellationToken::new();
+    tokio::spawn(run(Arc::downgrade(inner), target, rx, hang_up.clone()));
+    Link {
+        queue,
+        in_flight,
+        hang_up,
+    }
 }
 
-async fn run(inner: Weak<Inner>, target: PeerTarget, mut queue: mpsc::Receiver<Outgoing>) {
+async fn run(
+    inner: Weak<Inner>,
+    target: PeerTarget,
+    mut queue: mpsc::Receiver<Outgoing>,
+    hang_up: CancellationToken,
+) {
     let mut backoff = BACKOFF_MIN;
     let mut blocked: Option<(Instant, String)> = None;
     while let Some(first) = queue.recv().await {
@@ -122,8 +135,11 @@ async fn run(inner: Weak<Inner>, target: PeerTarget, mut queue: mpsc::Receiver<O
         metrics::counter!("quorate_peer_connects_total", "cluster" => target.cluster.clone())
             .increment(1);
         let began = Instant::now();
-        let why = serve(stream, first, &mut queue).await;
+        let why = serve(stream, first, &mut queue, &hang_up).await;
         tracing::debug!(%target, "peer connection ended: {why}");
+        if hang_up.is_cancelled() {
+            return;
+        }
         // Accepted and dropped at once is no success: a refused certificate looks like this.
         if began.elapsed() > BACKOFF_MAX {
             backoff = BACKOFF_MIN;
@@ -186,6 +202,7 @@ async fn serve(
     stream: TlsStream<TcpStream>,
     first: Outgoing,
     queue: &mut mpsc::Receiver<Outgoing>,
+    hang_up: &CancellationToken,
 ) -> String {
     let (mut reader, writer) = tokio::io::split(stream);
     let waiting: Waiting = Arc::default();
@@ -206,6 +223,10 @@ async fn serve(
         })
     };
     let why = tokio::select! {
+        () = hang_up.cancelled() => {
+            read.abort();
+            "this node hung up".to_owned()
+        }
         why = write(writer, first, queue, &waiting, &heard, began) => {
             read.abort();
             why

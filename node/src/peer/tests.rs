@@ -258,6 +258,39 @@ async fn outcomes_are_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_hung_up_answers_nothing_more() {
+    let w = World::new();
+    let server = w.ch1().await;
+    let home = w.client(&w.ae, certs(&w.ae, 1), &server);
+    let call = |body: &'static [u8]| {
+        let (home, to) = (home.clone(), server.target.clone());
+        async move {
+            home.call(&to, services::CUSTODIAN, body.to_vec(), WAIT)
+                .await
+        }
+    };
+    let pending = tokio::spawn(call(b"sleep"));
+    while server.echo.calls.load(Ordering::SeqCst) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    home.hang_up(&server.target);
+    let e = pending.await.unwrap().unwrap_err();
+    assert!(matches!(e, CallError::Unknown(_)), "{e}");
+    call(b"x").await.expect("the next call connects anew");
+    let calls = server.echo.calls.load(Ordering::SeqCst);
+    let pending = tokio::spawn(call(b"sleep"));
+    while server.echo.calls.load(Ordering::SeqCst) == calls {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    home.set_address(server.target.clone(), "127.0.0.1:1".into());
+    let e = pending.await.unwrap().unwrap_err();
+    assert!(matches!(e, CallError::Unknown(_)), "{e}");
+    not_sent(call(b"x").await);
+    home.set_address(server.target.clone(), server.address.clone());
+    call(b"x").await.expect("a new address is dialled at once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unknown_address_and_a_peer_that_never_answers_are_not_sent() {
     let w = World::new();
     let server = w.ch1().await;

@@ -363,6 +363,17 @@ async fn a_late_node_gets_a_snapshot_and_members_come_and_go() {
         assert_eq!(seen.expect("it is reached").voters.len(), 4);
     }
     nodes.push(four);
+    // A change asked of a node that does not lead goes to the newcomer, if that leads.
+    let at = leader(&nodes, 0).await;
+    if at.id != 4 {
+        let moved = at.group(0).raft().trigger().transfer_leader(4).await;
+        moved.unwrap();
+    }
+    until("the newcomer leads", || nodes[3].group(0).is_leader()).await;
+    let step = nodes[0].cluster.add_node(4, &nodes[3].address);
+    let step = tokio::time::timeout(Duration::from_secs(10), step).await;
+    step.expect("the newcomer is asked").unwrap();
+    assert!(nodes[3].cluster.hand_over(&nodes[3].group(0)).await);
 
     // Leadership moves on request, and a node that leads can be removed.
     let at = leader(&nodes, 0).await;

@@ -11,8 +11,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Longest try of one step in one group: an election or two may lie between.
-const STEP_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Longest try of one step in one group: an election or two may lie between. Shorter than a
+/// client waits for its answer, so that it is told why.
+const STEP_WAIT_MAX: Duration = Duration::from_secs(20);
 /// Longest wait for a new node to get all of a group's state.
 pub const CATCH_UP_WAIT_MAX: Duration = Duration::from_secs(3_600);
 const PAUSE: Duration = Duration::from_millis(200);
@@ -176,10 +177,6 @@ impl Cluster {
             return Err(MembershipError::LastVoter(node));
         }
         for group in self.groups() {
-            if node == self.node() {
-                // Leadership goes first; whoever takes over executes the removal.
-                self.hand_over(&group).await;
-            }
             self.step(&group, Change::Remove(node)).await?;
         }
         if node != self.node() {
@@ -191,10 +188,16 @@ impl Cluster {
     /// One step at whoever leads the group, tried again over elections.
     async fn step(&self, group: &Group, change: Change) -> Result<(), MembershipError> {
         let until = Instant::now() + STEP_WAIT_MAX;
+        let mut said = String::new();
         loop {
             self.know_addresses(&group.status());
             let leader = group.leadership().borrow().leader;
             let reason = match leader {
+                // Whoever takes over executes it. Leadership may come back, or nobody may take it.
+                Some(l) if l == self.node() && change == Change::Remove(l) => {
+                    self.hand_over(group).await;
+                    "this node leads the group and is to be removed".into()
+                }
                 Some(l) if l == self.node() => match group.change(change.clone()).await {
                     Ok(()) => return Ok(()),
                     Err(e) => e,
@@ -210,6 +213,10 @@ impl Cluster {
                     group: group.id(),
                     reason,
                 });
+            }
+            if reason != said {
+                tracing::info!(group = group.id(), ?change, "not yet: {reason}");
+                said = reason;
             }
             tokio::time::sleep(PAUSE).await;
         }

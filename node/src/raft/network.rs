@@ -40,14 +40,14 @@ const VOTE_WAIT_MIN: Duration = Duration::from_millis(500);
 /// Wait for a short question.
 const ASK_WAIT_MAX: Duration = Duration::from_millis(2_000);
 /// Wait for a membership change at another node's group.
-const CHANGE_WAIT_MAX: Duration = Duration::from_secs(20);
+const CHANGE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Pause before a peer that could not be reached is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// Raft requests of one peer in flight here.
 pub const RAFT_IN_FLIGHT_MAX: usize = 512;
 
 /// A membership step at a group's leader.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Change {
     AddLearner(NodeId, String),
     Promote(NodeId),

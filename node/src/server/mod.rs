@@ -105,6 +105,7 @@ pub(crate) struct Core {
     pub(crate) cluster: Cluster,
     pub(crate) certs: Arc<CertSource>,
     pub(crate) role: Role,
+    peers: PeerClient,
 }
 
 /// A running node.
@@ -153,12 +154,13 @@ impl Node {
             ClusterRole::Custodian => Role::Custodian(Custodian::open(
                 &config,
                 &cluster,
-                client,
+                client.clone(),
                 &server,
                 stop.clone(),
             )?),
             ClusterRole::Home => {
-                Role::Home(start_home(&config, &trust, &cluster, client, &server)?)
+                let peers = client.clone();
+                Role::Home(start_home(&config, &trust, &cluster, peers, &server)?)
             }
             ClusterRole::Authority => return Err(no_node(&config.cluster)),
         };
@@ -172,6 +174,7 @@ impl Node {
             cluster,
             certs: certs.clone(),
             role,
+            peers: client,
         });
         let planes = start_planes(&core, &trust, &certs, &mut tasks).await?;
         tracing::info!(role = %core.config.role, cluster = core.config.cluster, node = core.config.node, "started");
@@ -199,6 +202,11 @@ impl Node {
             Role::Custodian(custodian) => Some(custodian),
             Role::Home(_) => None,
         }
+    }
+
+    /// How it calls other nodes.
+    pub fn peers(&self) -> &PeerClient {
+        &self.core.peers
     }
 
     /// Its raft groups.

@@ -6,8 +6,7 @@ use quorate_engine::api::officers::{
     ChatScope, EpochView, OfficerView, OfficersView, OrderDetail, OrderView, OrdersView,
     ProposalView, RosterView,
 };
-use quorate_engine::api::registry::{Statement, StatementSignature};
-use quorate_engine::authz::envelope::Envelope;
+use quorate_engine::api::registry::Statement;
 use quorate_engine::authz::officers::{ProposalId, ProposalState, Roster};
 use quorate_engine::authz::orders::{OrderState, OrderStatus};
 use quorate_engine::custody::ChatEpochs;
@@ -21,17 +20,6 @@ fn unread(detail: String) -> OperatorError {
         detail,
         retry_ms: AGAIN_MS,
         outcome: Outcome::NotDone,
-    }
-}
-
-fn statement(e: &Envelope) -> Statement {
-    let one = |s: &quorate_engine::authz::envelope::Signature| StatementSignature {
-        key: s.key.clone(),
-        signature: s.signature.clone(),
-    };
-    Statement {
-        payload: e.payload.clone(),
-        signatures: e.signatures.iter().map(one).collect(),
     }
 }
 
@@ -50,7 +38,7 @@ fn roster_view(roster: &Roster) -> RosterView {
 fn proposal_view(p: &ProposalState) -> ProposalView {
     ProposalView {
         id: p.id().to_string(),
-        statement: statement(&p.envelope),
+        statement: Statement::from(&p.envelope),
         outcome: p.outcome,
         expires_ms: p.expires_ms,
         approvals: p.approvals.iter().map(ToString::to_string).collect(),
@@ -63,7 +51,7 @@ fn order_view(o: &OrderState, status: OrderStatus) -> OrderView {
     let why = |(id, why): (&_, &String)| (ToString::to_string(id), why.clone());
     OrderView {
         id: o.id().to_string(),
-        statement: statement(&o.envelope),
+        statement: Statement::from(&o.envelope),
         status,
         submitter: o.submitter.to_string(),
         submitted_ms: o.submitted_ms,

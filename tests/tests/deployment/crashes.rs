@@ -1,7 +1,7 @@
 //! Nodes that die and nodes that are asked to stop, while clients write.
 
 use super::load::{Load, check, longest};
-use super::world::{CUSTODIANS, HOME, World, node, topology};
+use super::world::{CUSTODIANS, HOME, World, eventually, node, topology};
 use std::time::Duration;
 
 /// Longest a client may wait for one request when a node of every cluster dies:
@@ -22,8 +22,17 @@ fn kill_9_of_one_node_in_every_cluster_at_once_loses_nothing_acknowledged() {
     for name in &victims {
         world.d.kill(name);
     }
-    // Everything of this goes through the survivors alone; a fresh chat needs new shares stored.
+    // Everything of this goes through the survivors alone; a fresh chat needs custodians that lead
+    // again, to store new shares. What is leased goes on before they do.
     load.wait_for(40, Duration::from_secs(60));
+    for custodian in CUSTODIANS {
+        let led = eventually(Duration::from_secs(20), || {
+            let leader = node(custodian, world.leader(custodian));
+            anyhow::ensure!(!victims.contains(&leader), "{leader:?} is dead");
+            Ok(())
+        });
+        led.unwrap();
+    }
     let fresh = world.chat("made while a node of every cluster is down");
     world.send(&fresh, &["first".into(), "second".into()]);
     for name in &victims {

@@ -2,7 +2,9 @@
 //! no grant. It talks to the custodians' peer plane as it likes. Each call is
 //! refused with its reason, recorded and counted; the legitimate one next to it succeeds.
 
+mod impostors;
 mod taken;
+mod timing;
 
 use super::world::{CUSTODIANS, HOME, World, eventually, node, offline, topology};
 use quorate_engine::audit::{self, Entry};

@@ -34,7 +34,7 @@ pub const TESTER: &str = "tester";
 pub const POLL: Duration = Duration::from_millis(100);
 
 /// A command that is expected to end by itself may take so long.
-const RUN_MAX: Duration = Duration::from_secs(120);
+const RUN_MAX: Duration = Duration::from_secs(60);
 
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -45,6 +45,12 @@ pub fn turn() -> MutexGuard<'static, ()> {
 
 /// A home and three custodians of so many nodes each, any two of which suffice.
 pub fn topology(home_nodes: usize, nodes: [usize; 3], options: &str) -> Topology {
+    let text = topology_text(home_nodes, nodes, options);
+    Topology::parse("test topology", &text).expect("a topology of this file")
+}
+
+/// The same, as a file has it.
+pub fn topology_text(home_nodes: usize, nodes: [usize; 3], options: &str) -> String {
     let mut text = format!(
         "[home]\nname = \"{HOME}\"\njurisdiction = \"ae\"\nentity = \"Home\"\nprovider = \"home\"\nnetwork = \"home\"\nnodes = {home_nodes}\n"
     );
@@ -56,7 +62,7 @@ pub fn topology(home_nodes: usize, nodes: [usize; 3], options: &str) -> Topology
     text +=
         "[policy.default]\nthreshold = 2\nmembers = [\"ch\", \"is\", \"sg\"]\nwrite_margin = 1\n";
     text += &format!("[options]\nshards = 2\n{options}");
-    Topology::parse("test topology", &text).expect("a topology of this file")
+    text
 }
 
 /// What a run of a binary left.
@@ -72,7 +78,12 @@ pub struct Ran {
 
 /// Runs one of our binaries to its end; one that does not end is killed and has no exit code.
 pub fn run(name: &str, args: &[&str]) -> Ran {
-    let limit = format!("{}s", RUN_MAX.as_secs());
+    run_within(RUN_MAX, name, args)
+}
+
+/// The same, for a command that takes its time.
+pub fn run_within(limit: Duration, name: &str, args: &[&str]) -> Ran {
+    let limit = format!("{}s", limit.as_secs());
     let output = Command::new("timeout")
         .args(["--signal=KILL", &limit])
         .arg(binary(name).unwrap())

@@ -307,6 +307,20 @@ async fn a_leader_with_a_wrong_clock_proposes_no_timed_command() {
     assert_eq!(released(&c, &home, 1, &[1]).await, [Err(Refusal::Frozen)]);
 }
 
+/// Not even its first command after an election, whoever asks for it.
+#[tokio::test]
+async fn a_new_leader_compares_clocks_before_it_stamps_anything() {
+    let bench = Bench::new(3).await;
+    let c = bench.node(2);
+    bench.clocks[&2].store(T0 + 10 * 365 * DAY, Ordering::SeqCst);
+    bench.lead(2);
+    let thawed = c.thaw(operator(), FreezeScope::All, "now".into()).await;
+    assert!(thawed.is_err(), "{thawed:?}");
+    let frozen = c.freeze(operator(), FreezeScope::All, "now".into()).await;
+    assert!(frozen.unwrap().changed);
+    assert_eq!(c.status().unwrap().overview.log_time_ms, T0);
+}
+
 /// A day later there is a new sealing key; when the old one has expired, its
 /// private part is gone from every node and what was sealed to it is refused.
 #[tokio::test]

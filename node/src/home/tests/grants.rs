@@ -14,6 +14,7 @@ use quorate_engine::custody::protocol::Refusal;
 use quorate_engine::home::read;
 use quorate_engine::types::{ChatId, DeploymentId, EpochNo, HomeId, PublicKey, RequestId, Secret};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// A chat of Anna's with one message, its key leased.
 async fn ready() -> (World, ChatId) {
@@ -415,10 +416,18 @@ async fn cut_off_from_custodians_what_they_said_last_holds_for_a_while() {
     w.net.set(&names, Mode::Down);
     let wait_ms = crate::home::directory::STANDING_MS + 100;
     tokio::time::sleep(std::time::Duration::from_millis(wait_ms)).await;
+    let asked = Instant::now();
     assert!(w.home().message(caller(), chat, 1).await.is_ok());
-    // Who was not known before is not let in.
-    let boris = w.home().message(BORIS.calls(&[chat]), chat, 1).await;
-    assert!(matches!(boris, Err(HomeError::Quorum { .. })), "{boris:?}");
+    let took = asked.elapsed();
+    assert!(took < Duration::from_secs(3), "held up for {took:?}");
+    // Who was not known before is not let in, and a crowd of them does not queue for that.
+    let asked = Instant::now();
+    let crowd = (0..20).map(|_| w.home().message(BORIS.calls(&[chat]), chat, 1));
+    for boris in futures::future::join_all(crowd).await {
+        assert!(matches!(boris, Err(HomeError::Quorum { .. })), "{boris:?}");
+    }
+    let took = asked.elapsed();
+    assert!(took < Duration::from_secs(12), "told after {took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -26,7 +26,7 @@ use quorate_node::peer::client::PeerClientOptions;
 use quorate_node::peer::{CallError, PeerClient, PeerTarget, services};
 use quorate_node::pki::{CertSource, Entity, TrustStore};
 use quorate_tests::deployment::http_get;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -70,6 +70,8 @@ pub(super) struct Hostile<'a> {
     pub(super) authority: SigningKey,
     policy: PolicyId,
     client: PeerClient,
+    /// The node of `ch` that is asked.
+    asked: Cell<u64>,
     /// Entries that the log of `ch` must have: index, and the outcome of the one key asked for.
     noted: RefCell<BTreeMap<u64, String>>,
 }
@@ -104,8 +106,14 @@ impl<'a> Hostile<'a> {
             authority: SigningKey::from_seed(&Secret::take(&mut seed)),
             policy: policy.id(),
             client,
+            asked: Cell::new(1),
             noted: RefCell::default(),
         }
+    }
+
+    /// From now on that node of `ch` is asked.
+    pub(super) fn speaks_to(&self, node: u64) {
+        self.asked.set(node);
     }
 
     pub(super) fn call(
@@ -117,7 +125,10 @@ impl<'a> Hostile<'a> {
         let target = PeerTarget {
             role: ClusterRole::Custodian,
             cluster: custodian.into(),
-            node: 1,
+            node: match custodian {
+                "ch" => self.asked.get(),
+                _ => 1,
+            },
         };
         let call = async { self.client.call(&target, service, body, WAIT).await };
         self.world.wait(call)
@@ -130,7 +141,11 @@ impl<'a> Hostile<'a> {
             let reply = self.call(custodian, services::CUSTODIAN, body.clone())?;
             let reply = codec::decode("reply", PROTOCOL_VERSION, &reply)?;
             match reply {
-                CustodianReply::Busy { .. } | CustodianReply::NotLeader { .. } => {
+                CustodianReply::NotLeader { leader, .. } => {
+                    self.asked.set(leader.unwrap_or_else(|| self.asked.get()));
+                    anyhow::bail!("{reply:?}")
+                }
+                CustodianReply::Busy { .. } | CustodianReply::Unknown { .. } => {
                     anyhow::bail!("{reply:?}")
                 }
                 reply => Ok(reply),
@@ -336,14 +351,25 @@ impl Dealt {
         chat: ChatId,
         items: &[(KeyId, u32, Share)],
     ) -> Vec<StoreOutcome> {
+        self.store_under(h, h.policy, chat, items)
+    }
+
+    pub(super) fn store_under(
+        &self,
+        h: &Hostile<'_>,
+        policy: PolicyId,
+        chat: ChatId,
+        items: &[(KeyId, u32, Share)],
+    ) -> Vec<StoreOutcome> {
         let seal = |(key_id, epoch, share): &(KeyId, u32, Share)| SealedItem {
             chat,
             epoch: *epoch,
             key_id: *key_id,
-            policy: h.policy,
+            policy,
             commitment: commitment(key_id, &self.custodian, share),
             sealed: {
-                let binding = self.binding(h, chat, *key_id);
+                let mut binding = self.binding(h, chat, *key_id);
+                binding.policy = policy;
                 self.sender.seal(&binding, None, draw(), share)
             },
             expires_ms: None,
