@@ -215,6 +215,7 @@ fn body(path: &str) -> &'static str {
         Some("messages") => r#"{"messages":[{"idempotency_key":"k","content":{}}]}"#,
         Some("1") => r#"{"idempotency_key":"k","content":{}}"#,
         Some("statements") => STATEMENT,
+        Some("deletions") => r#"{"statement":{"payload":"{}","signatures":[]},"check":false}"#,
         _ => "{}",
     }
 }
