@@ -332,7 +332,7 @@ fn main() {
             let found = custody::device(&world.kv, account, device, T0);
             Ok::<_, RequestError>(found.unwrap())
         };
-        let command = prepare_release(&place, &who, request, known, device).unwrap();
+        let command = prepare_release(&place, &who, request, known, |_| false, device).unwrap();
         assert!(matches!(&command, Command::Release(c) if c.signature_holds));
         command
     };

@@ -272,7 +272,8 @@ fn rewrap<R: CryptoRng + ?Sized>(
 
 /// Checks the shape of a release and the signature of its grant, and makes its
 /// command. `device` is where the grant's device stands in this node's applied
-/// state, by [`Standings`](super::Standings); `known` are grants looked at before.
+/// state, by [`Standings`](super::Standings); `known` are grants looked at before, and `checked`
+/// says of the hash of a lease key that it was found to be a key before.
 ///
 /// A grant that is malformed, or that its device did not sign, is proposed too:
 /// `apply` refuses it, and the log has it.
@@ -284,9 +285,15 @@ pub fn prepare_release<E: From<RequestError>>(
     authorised: &Authorised,
     request: &ReleaseRequest,
     known: &dyn KnownGrants,
+    checked: impl FnOnce(&[u8; 32]) -> bool,
     device: impl FnOnce(&AccountId, &DeviceId) -> Result<DeviceStanding, E>,
 ) -> Result<Command, E> {
+    let lease_key = request.lease_key.hash();
     release_shape(place, authorised, request)?;
+    if !checked(&lease_key) {
+        let valid = request.lease_key.validate();
+        valid.map_err(RequestError::from)?;
+    }
     let hash = GrantHash::of(&request.grant);
     let signature_holds = match known.read(&request.grant, &hash) {
         Ok(grant) => device(&grant.claims().account, grant.device())?
@@ -300,7 +307,7 @@ pub fn prepare_release<E: From<RequestError>>(
         node: request.node,
         grant: request.grant.clone(),
         signature_holds,
-        lease_key: request.lease_key.hash(),
+        lease_key,
         reason: request.reason,
         keys: request.keys.clone(),
     }))
@@ -318,7 +325,6 @@ fn release_shape(
         return Err(RequestError::NotTheAuthorised);
     }
     distinct(request.keys.iter().map(|k| &k.key_id))?;
-    request.lease_key.validate()?;
     if request.grant.is_empty() || request.grant.len() > GRANT_BYTES_MAX {
         return Err(RequestError::GrantLength(request.grant.len()));
     }
