@@ -9,6 +9,7 @@
 //! rounds; medians are printed, and how much faster remembering is. Without
 //! `--bench` every contender runs one round, to show that it works.
 #![allow(clippy::print_stdout, reason = "it is a report")]
+#![allow(clippy::unwrap_used, reason = "what it measures it made itself")]
 #![allow(clippy::disallowed_methods, reason = "a benchmark needs a clock")]
 #![allow(missing_docs, reason = "not a library")]
 
@@ -331,7 +332,7 @@ fn main() {
             let found = custody::device(&world.kv, account, device, T0);
             Ok::<_, RequestError>(found.unwrap())
         };
-        let command = prepare_release(&place, &who, request, known, device).unwrap();
+        let command = prepare_release(&place, &who, request, known, |_| false, device).unwrap();
         assert!(matches!(&command, Command::Release(c) if c.signature_holds));
         command
     };

@@ -279,7 +279,8 @@ fn rewrap<R: CryptoRng + ?Sized>(
 
 /// Checks the shape of a release and the signature of its grant, and makes its
 /// command. `device` is where the grant's device stands in this node's applied
-/// state, by [`Standings`](super::Standings); `known` are grants looked at before.
+/// state, by [`Standings`](super::Standings); `known` are grants looked at before, and `checked`
+/// says of the hash of a lease key that it was found to be a key before.
 ///
 /// A grant that is malformed, or that its device did not sign, is proposed too:
 /// `apply` refuses it, and the log has it.
@@ -291,10 +292,16 @@ pub fn prepare_release<E: From<RequestError>>(
     authorised: &Authorised,
     request: &ReleaseRequest,
     known: &dyn KnownGrants,
+    checked: impl FnOnce(&[u8; 32]) -> bool,
     device: impl FnOnce(&AccountId, &DeviceId) -> Result<DeviceStanding, E>,
 ) -> Result<Command, E> {
     let asked = (&request.home, request.node, request.deployment);
-    release_shape(place, authorised, asked, &request.keys, &request.lease_key)?;
+    release_shape(place, authorised, asked, &request.keys)?;
+    let lease_key = request.lease_key.hash();
+    if !checked(&lease_key) {
+        let valid = request.lease_key.validate();
+        valid.map_err(RequestError::from)?;
+    }
     if request.grant.is_empty() || request.grant.len() > GRANT_BYTES_MAX {
         return Err(RequestError::GrantLength(request.grant.len()).into());
     }
@@ -311,25 +318,24 @@ pub fn prepare_release<E: From<RequestError>>(
         node: request.node,
         grant: request.grant.clone(),
         signature_holds,
-        lease_key: request.lease_key.hash(),
+        lease_key,
         reason: request.reason,
         keys: request.keys.clone(),
     }))
 }
 
+/// What every release has to keep; the lease key is for the caller to check.
 fn release_shape(
     place: &Place,
     authorised: &Authorised,
     asked: (&HomeId, NodeId, DeploymentId),
     keys: &[KeyRef],
-    lease_key: &RecipientPublic,
 ) -> Result<(), RequestError> {
     let may = (authorised.home(), authorised.node(), place.deployment);
     if asked != may {
         return Err(RequestError::NotTheAuthorised);
     }
     distinct(keys.iter().map(|k| &k.key_id))?;
-    lease_key.validate()?;
     Ok(())
 }
 
@@ -344,7 +350,8 @@ pub fn prepare_order_release(
     request: &OrderReleaseRequest,
 ) -> Result<Command, RequestError> {
     let asked = (&request.home, request.node, request.deployment);
-    release_shape(place, authorised, asked, &request.keys, &request.lease_key)?;
+    release_shape(place, authorised, asked, &request.keys)?;
+    request.lease_key.validate()?;
     Ok(Command::OrderRelease(OrderRelease {
         order: request.order,
         request: request.request,
@@ -366,7 +373,8 @@ pub fn prepare_mandate_release(
     request: &MandateReleaseRequest,
 ) -> Result<Command, RequestError> {
     let asked = (&request.home, request.node, request.deployment);
-    release_shape(place, authorised, asked, &request.keys, &request.lease_key)?;
+    release_shape(place, authorised, asked, &request.keys)?;
+    request.lease_key.validate()?;
     Ok(Command::MandateRelease(MandateRelease {
         statement: request.statement.clone(),
         request: request.request,

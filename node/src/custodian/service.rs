@@ -452,7 +452,16 @@ impl Custodian {
             });
             read.map_err(|e| NotPrepared::Instead(busy(e.0)))
         };
-        let command = prepare_release(&self.0.place, who, &request, &self.0.grants, device)?;
+        // An encapsulation was made to it, which takes a key.
+        let checked = |hash: &[u8; 32]| self.0.cache.lease(hash, Instant::now()).is_some();
+        let command = prepare_release(
+            &self.0.place,
+            who,
+            &request,
+            &self.0.grants,
+            checked,
+            device,
+        )?;
         self.let_out(who, request.lease_key, command).await
     }
 

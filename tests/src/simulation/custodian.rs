@@ -335,15 +335,16 @@ impl World {
                         None => standing,
                     })
                 };
-                let command = match prepare_release(&c.place, &who, request, &Afresh, looked_up) {
-                    Ok(command) => command,
-                    Err(RequestError::GrantLength(_)) => {
-                        let reason = "no grant".to_owned();
-                        let reply = CustodianReply::Invalid { reason };
-                        return self.answer(number, leader, call, reply, false);
-                    }
-                    Err(e) => unreachable!("the home sends well-formed releases: {e}"),
-                };
+                let command =
+                    match prepare_release(&c.place, &who, request, &Afresh, |_| false, looked_up) {
+                        Ok(command) => command,
+                        Err(RequestError::GrantLength(_)) => {
+                            let reason = "no grant".to_owned();
+                            let reply = CustodianReply::Invalid { reason };
+                            return self.answer(number, leader, call, reply, false);
+                        }
+                        Err(e) => unreachable!("the home sends well-formed releases: {e}"),
+                    };
                 if self.mutant == Some(Mutant::ReleasesBeforeCommit) {
                     // Decided on a copy of the state, and answered at once.
                     let mut copy = c.cluster.kv().clone();

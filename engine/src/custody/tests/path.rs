@@ -137,14 +137,21 @@ fn a_share_goes_through_a_custodian_and_comes_back() {
         keys: keys_asked,
     };
     assert_eq!(
-        prepare_release(&place, &authorised(&place, 5), &ask, &Afresh, live),
+        prepare_release(
+            &place,
+            &authorised(&place, 5),
+            &ask,
+            &Afresh,
+            |_| false,
+            live
+        ),
         Err(RequestError::NotTheAuthorised)
     );
     let signed = |ask: &ReleaseRequest, key: [u8; 32]| {
         let by = |_: &AccountId, _: &DeviceId| {
             Ok::<_, RequestError>(DeviceStanding::Live { public: key })
         };
-        match prepare_release(&place, &who, ask, &Afresh, by).unwrap() {
+        match prepare_release(&place, &who, ask, &Afresh, |_| false, by).unwrap() {
             Command::Release(c) => c.signature_holds,
             other => panic!("not a release: {other:?}"),
         }
@@ -156,10 +163,23 @@ fn a_share_goes_through_a_custodian_and_comes_back() {
     assert!(!signed(&malformed, device_key().public()));
     malformed.grant = "a".repeat(9000);
     assert_eq!(
-        prepare_release(&place, &who, &malformed, &Afresh, live),
+        prepare_release(&place, &who, &malformed, &Afresh, |_| false, live),
         Err(RequestError::GrantLength(9000))
     );
-    let command = prepare_release(&place, &who, &ask, &Afresh, live).unwrap();
+    // A lease key that is none is refused, unless it was looked at before: by its own hash.
+    let mut keyless = ask.clone();
+    keyless.lease_key.0.truncate(9);
+    let refused = prepare_release(&place, &who, &keyless, &Afresh, |_| false, live);
+    assert!(
+        matches!(refused, Err(RequestError::LeaseKey(_))),
+        "{refused:?}"
+    );
+    let checked = |hash: &[u8; 32]| {
+        assert_eq!(*hash, ask.lease_key.hash());
+        true
+    };
+    prepare_release(&place, &who, &ask, &Afresh, checked, live).unwrap();
+    let command = prepare_release(&place, &who, &ask, &Afresh, |_| false, live).unwrap();
     // Damage one wrapped share at rest.
     let Held::Share(mut row) = share(&b.kv, &key(3)).unwrap() else {
         panic!("stored above")
