@@ -1,3 +1,5 @@
+//! The form of a deletion statement, and every reason to refuse its mandate.
+
 use super::*;
 use crate::types::Secret;
 
