@@ -188,10 +188,15 @@ impl<'a> Hostile<'a> {
     }
 
     pub(super) fn person(&self) -> Person {
+        self.person_of(&["id-ee"])
+    }
+
+    fn person_of(&self, authorities: &[&str]) -> Person {
         let device = signing_key();
+        let id = |name: &&str| AuthorityId::new(name).unwrap();
         let g = AccountGenesis {
             deployment: self.deployment,
-            authorities: [AuthorityId::new("id-ee").unwrap()].into(),
+            authorities: authorities.iter().map(id).collect(),
             device: public(&device),
             expires_ms: now_ms() + 24 * 60 * 60 * 1000,
             secret: None,
@@ -211,7 +216,12 @@ impl<'a> Hostile<'a> {
 
     /// A person every custodian knows.
     pub(super) fn enrolled(&self) -> Person {
-        let person = self.person();
+        self.enrolled_by(&["id-ee"])
+    }
+
+    /// The same, of an account with these authorities.
+    pub(super) fn enrolled_by(&self, authorities: &[&str]) -> Person {
+        let person = self.person_of(authorities);
         for custodian in CUSTODIANS {
             // The authority is registered a moment after the first start.
             let told = eventually(WAIT, || {

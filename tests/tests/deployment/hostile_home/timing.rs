@@ -2,18 +2,22 @@
 //! revocation, clocks that are wrong by a minute and by ten years.
 
 use super::super::world::{World, eventually, node, offline, topology};
-use super::taken::{Dealt, Hostile, Person, draw, now_ms, public, share};
+use super::taken::{Dealt, Hostile, Person, draw, now_ms, public, share, signing_key};
 use quorate_engine::audit::{self, Entry};
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::grant::GrantRefusal;
-use quorate_engine::authz::identity::{AccountChange, AccountPayload, AccountStatement, device_id};
+use quorate_engine::authz::identity::{
+    AccountChange, AccountPayload, AccountStatement, RECOVERY_WAIT_MS, device_id,
+};
 use quorate_engine::authz::membership::chat_id;
 use quorate_engine::crypto::labels::SIGN_ACCOUNT;
 use quorate_engine::crypto::seal::RecipientKey;
+use quorate_engine::crypto::sign::SigningKey;
 use quorate_engine::custody::protocol::*;
-use quorate_engine::types::{ChatId, KeyId, StatementHash, codec};
+use quorate_engine::types::{ChatId, KeyId, Secret, StatementHash, codec};
 use quorate_node::custodian::GROUP;
 use quorate_node::peer::services;
+use quorate_node::pki::Entity;
 use std::time::Duration;
 
 const TEN_YEARS_MS: i64 = 10 * 365 * 24 * 60 * 60 * 1000;
@@ -23,12 +27,17 @@ const SETTLED_MAX: Duration = Duration::from_secs(60);
 /// One key dealt to `ch`, in a chat of a person's own.
 fn dealt(h: &Hostile<'_>) -> (Person, Dealt, ChatId, KeyId) {
     let person = h.enrolled();
-    let chat = chat_id(&h.chat(&person));
+    let (ch, chat, key_id) = dealt_to(h, &person);
+    (person, ch, chat, key_id)
+}
+
+fn dealt_to(h: &Hostile<'_>, person: &Person) -> (Dealt, ChatId, KeyId) {
+    let chat = chat_id(&h.chat(person));
     let ch = Dealt::meet(h, "ch");
     let key_id = KeyId(draw());
     let stored = ch.store(h, chat, &[(key_id, 0, share(&key_id))]);
     assert_eq!(stored, [StoreOutcome::Stored]);
-    (person, ch, chat, key_id)
+    (ch, chat, key_id)
 }
 
 /// Who leads `ch`, as its node 2 has it.
@@ -97,17 +106,12 @@ fn a_leader_that_slept_through_a_revocation_releases_nothing() {
     });
     let leader = leader.unwrap();
     h.speaks_to(leader);
-    let s = AccountStatement {
-        account: person.account,
-        number: 1,
-        previous: StatementHash(person.genesis.hash()),
-        at_ms: now_ms(),
-        change: AccountChange::Revoke {
-            device: device_id(&public(&person.device)),
-        },
+    let change = AccountChange::Revoke {
+        device: device_id(&public(&person.device)),
     };
-    let payload = AccountPayload::Statement(s);
-    let revoked = Envelope::sign(SIGN_ACCOUNT, &h.deployment, &payload, &[&person.device]);
+    let genesis = StatementHash(person.genesis.hash());
+    let revoked = (now_ms(), change);
+    let revoked = account_statement(&h, &person, (1, genesis), revoked, &[&person.device]);
     h.account_statement("ch", &revoked).unwrap();
 
     // A request waits at the sleeper when it wakes up, as a leader in its own mind.
@@ -201,4 +205,94 @@ fn one_wrong_clock_of_three_moves_no_time_and_opens_nothing() {
         }
         assert!(looked_at > 20);
     });
+}
+
+/// The statement `number` of an account, signed by these keys.
+fn account_statement(
+    h: &Hostile<'_>,
+    person: &Person,
+    (number, previous): (u64, StatementHash),
+    (at_ms, change): (u64, AccountChange),
+    by: &[&SigningKey],
+) -> Envelope {
+    let s = AccountStatement {
+        account: person.account,
+        number,
+        previous,
+        at_ms,
+        change,
+    };
+    Envelope::sign(
+        SIGN_ACCOUNT,
+        &h.deployment,
+        &AccountPayload::Statement(s),
+        by,
+    )
+}
+
+#[test]
+fn a_recovery_counts_after_its_wait_and_opens_nothing_before() {
+    const WAIT_MS: u64 = RECOVERY_WAIT_MS + 60_000;
+    let mut world = World::start(&topology(1, [1; 3], ""));
+    let at = node("ch", 1);
+    let second = Entity::open(&world.dir().join("id-jp")).unwrap();
+    let second = SigningKey::from_seed(&Secret::take(
+        &mut second.statement_key().unwrap().to_bytes(),
+    ));
+    let new = signing_key();
+    let (person, ch, chat, key_id, finish) = {
+        let h = Hostile::new(&world);
+        let person = h.enrolled_by(&["id-ee", "id-jp"]);
+        let (ch, chat, key_id) = dealt_to(&h, &person);
+        // Control: the device that will be lost.
+        let good = h.grant(&person, h.claims(&person, chat));
+        ch.release(&h, &good, chat, key_id).unwrap();
+        let change = AccountChange::RecoverBegin {
+            public: public(&new),
+        };
+        let by = [&new, &h.authority, &second];
+        let genesis = StatementHash(person.genesis.hash());
+        let begun = account_statement(&h, &person, (1, genesis), (now_ms(), change), &by);
+        h.account_statement("ch", &begun).unwrap();
+        let head = (2, StatementHash(begun.hash()));
+        let finish = |h: &Hostile<'_>, at_ms| {
+            let change = AccountChange::RecoverFinish {
+                public: public(&new),
+                expires_ms: at_ms + 24 * 60 * 60 * 1000,
+            };
+            account_statement(h, &person, head, (at_ms, change), &[&new, &h.authority])
+        };
+        let told = h
+            .account_statement("ch", &finish(&h, now_ms()))
+            .unwrap_err();
+        assert_eq!(told.code, "too_early", "{told:?}");
+        let finish = finish(&h, now_ms() + WAIT_MS);
+        (person, ch, chat, key_id, finish)
+    };
+
+    world.d.stop(&at).unwrap();
+    let failpoint = format!("custodian-clock=return({WAIT_MS})");
+    let env = [("FAILPOINTS", failpoint.as_str())];
+    world.d.start_node_with(&at, &env).unwrap();
+    world.wait_ready();
+    let h = Hostile::new(&world);
+    let recovered = Person {
+        device: new,
+        genesis: person.genesis.clone(),
+        account: person.account,
+    };
+    let grant = |who: &Person| {
+        let mut claims = h.claims(who, chat);
+        claims.not_before_s += WAIT_MS / 1000;
+        claims.expires_s += WAIT_MS / 1000;
+        h.grant(who, claims)
+    };
+    // The wait alone lets nobody in.
+    let told = ch.release(&h, &grant(&recovered), chat, key_id).map(|_| ());
+    assert_eq!(told, Err(Refusal::Grant(GrantRefusal::DeviceUnknown)));
+    h.account_statement("ch", &finish).unwrap();
+    let opened = ch.release(&h, &grant(&recovered), chat, key_id).unwrap();
+    assert_eq!(opened.expose(), share(&key_id).expose());
+    let told = ch.release(&h, &grant(&person), chat, key_id).map(|_| ());
+    assert!(told.is_err(), "the lost device reads on: {told:?}");
 }
