@@ -126,12 +126,17 @@ fn role(c: &Config, out: &mut Vec<Problem>) {
                     "name the policy file keys are dealt under",
                 ));
             }
-            if c.listen.registry.is_some() {
-                out.push(problem(
-                    "listen.registry",
-                    "only a custodian has this",
-                    "remove it, or set role = \"custodian\"",
-                ));
+            for (key, set) in [
+                ("listen.registry", c.listen.registry.is_some()),
+                ("webhook", c.webhook.is_some()),
+            ] {
+                if set {
+                    out.push(problem(
+                        key,
+                        "only a custodian has this",
+                        "remove it, or set role = \"custodian\"",
+                    ));
+                }
             }
         }
         ClusterRole::Authority => out.push(problem(

@@ -140,9 +140,22 @@ pub struct Config {
     /// Home only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home: Option<HomeOptions>,
+    /// Whom to tell of orders that wait; custodian only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<Webhook>,
     /// Limits.
     #[serde(default)]
     pub limits: Limits,
+}
+
+/// An address of the officers' own, told that a disclosure order waits for them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    /// `https://HOST[:PORT]/PATH`.
+    pub url: String,
+    /// PEM file with the CA its certificate is of.
+    pub ca: PathBuf,
 }
 
 /// Addresses to listen on, `addr:port`. Port 0 takes any free one (tests).
@@ -453,6 +466,9 @@ impl Config {
         if let Some(p) = &mut self.keys.pkcs11 {
             abs(&mut p.module);
             abs(&mut p.pin_file);
+        }
+        if let Some(w) = &mut self.webhook {
+            abs(&mut w.ca);
         }
         for p in [
             &mut self.tls.client_cert,

@@ -39,6 +39,7 @@ mod ring;
 mod service;
 mod token;
 mod vault;
+mod webhook;
 
 pub use clock::{CLOCK_OFF_MS_MAX, ClockState};
 pub use consensus::{ClusterPeers, Consensus, GroupConsensus, Lead, Peers, SubmitError};
@@ -54,6 +55,7 @@ pub use ring::Ring;
 pub use service::HomeService;
 pub use token::Token;
 pub use vault::{VAULT_FILE, Vault, VaultProblem};
+pub use webhook::{Webhook, WebhookProblem};
 
 use crate::grants::GrantMemory;
 use quorate_engine::crypto::sign::SigningKey;

@@ -3,7 +3,7 @@
 use super::{
     ClusterPeers, Custodian, CustodianOptions, EXCHANGE_EVERY, EXCHANGE_IN_FLIGHT_MAX,
     GroupConsensus, HOME_IN_FLIGHT_MAX, INTERNAL_IN_FLIGHT_MAX, Neighbour, Neighbours, Parts,
-    SigningKeys, Vault, VaultProblem, own_provider, system_clock,
+    SigningKeys, Vault, VaultProblem, Webhook, WebhookProblem, own_provider, system_clock, webhook,
 };
 use crate::config::{ClusterRole, Config};
 use crate::grants::GrantMemory;
@@ -58,6 +58,9 @@ pub enum OpenProblem {
         /// Why it is refused.
         source: LoadError,
     },
+    /// Whom to tell of orders.
+    #[error(transparent)]
+    Webhook(#[from] WebhookProblem),
     /// The cluster runs no custodian's group.
     #[error("raft group {GROUP} does not run on this node")]
     NoGroup,
@@ -135,6 +138,8 @@ impl Custodian {
             let all = trust.of_role(ClusterRole::Home);
             all.iter().filter_map(|d| HomeId::new(&d.id).ok()).collect()
         };
+        let told = config.webhook.as_ref().map(Webhook::of).transpose()?;
+        let stopped = stop.clone();
         let custodian = Self::start(
             Parts {
                 place,
@@ -151,6 +156,9 @@ impl Custodian {
             stop,
         );
         custodian.register(server);
+        if let Some(told) = told {
+            tokio::spawn(webhook::run(custodian.clone(), Arc::new(told), stopped));
+        }
         Ok(custodian)
     }
 

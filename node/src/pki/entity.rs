@@ -579,6 +579,7 @@ impl Entity {
             store: Store { kind: store },
             raft: raft.clone(),
             home: is_home.then(|| home.cloned().unwrap_or_default()),
+            webhook: None,
             limits: Limits::default(),
         };
         files::create(

@@ -26,4 +26,5 @@ mod planes;
 mod rotation;
 mod services;
 mod shred;
+mod webhook;
 mod world;

@@ -41,7 +41,7 @@ fn fill(world: &World, chat: &str) {
     }
 }
 
-fn appoint(world: &World, o: &Officers<'_>, custodian: &str, public: &[String]) {
+pub(super) fn appoint(world: &World, o: &Officers<'_>, custodian: &str, public: &[String]) {
     let paper = world.scratch().join(format!("first-{custodian}.json"));
     let paper = text(&paper);
     let mut first = vec!["officer", "bootstrap", custodian, "--quorum", "2"];
