@@ -119,10 +119,8 @@ fn officers_are_told_that_an_order_waits_and_nothing_of_what_it_is_about() {
             (&"ch".into(), &order.into())
         );
         let fields: Vec<&String> = body.as_object().unwrap().keys().collect();
-        assert_eq!(
-            fields,
-            ["custodian", "deployment", "event", "expires_ms", "order"]
-        );
+        let all = ["event", "deployment", "custodian", "order", "expires_ms"];
+        assert_eq!(fields, all);
         assert!(!post.contains(&chat) && !post.contains("a court") && !post.contains("served"));
     }
     let notes = "quorate_custodian_order_notes_total";
