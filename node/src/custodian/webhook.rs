@@ -123,18 +123,15 @@ impl Webhook {
             .header(CONTENT_TYPE, "application/json")
             .body(Body::from(body))
             .map_err(|e| text(&e))?;
-        let exchange = async {
+        // It ends with its sender, when the answer's status was read; nothing else of it is.
+        let exchange = async move {
             let reply = sender.send_request(request).await.map_err(|e| text(&e))?;
             match reply.status() {
                 status if status.is_success() => Ok(()),
                 status => Err(format!("it answered {status}")),
             }
         };
-        // The connection ends with the exchange: nothing of the answer but its status is read.
-        tokio::select! {
-            done = exchange => done,
-            ended = connection => Err(ended.map_or_else(|e| text(&e), |()| "the connection ended".into())),
-        }
+        tokio::join!(exchange, connection).0
     }
 }
 

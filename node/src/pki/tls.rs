@@ -146,6 +146,11 @@ pub fn client_plane_client(ca_pem: &str) -> Result<Arc<ClientConfig>, rustls::Er
     for der in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
         roots.add(der.map_err(|e| rustls::Error::General(format!("CA certificate: {e}")))?)?;
     }
+    if roots.is_empty() {
+        return Err(rustls::Error::General(
+            "CA certificate: there is none".into(),
+        ));
+    }
     let mut config = ClientConfig::builder_with_provider(public_provider())
         .with_protocol_versions(ONE_VERSION)
         .expect(WHY)
