@@ -9,6 +9,7 @@ pub mod deletion;
 pub mod envelope;
 pub mod grant;
 pub mod identity;
+mod jws;
 pub mod membership;
 pub mod officers;
 pub mod orders;

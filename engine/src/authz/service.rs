@@ -10,10 +10,10 @@
 //!  ServiceToken::parse ──▶ decide_service(the enrolled key, member, time) ──▶ append, nothing else
 //! ```
 
-use super::grant::jws::{self, Object};
-use super::grant::{GRANT_ALG, GrantRefusal};
+use super::grant::GrantRefusal;
+use super::jws;
 use crate::crypto::labels;
-use crate::crypto::sign::{self, SIGNATURE_LEN, SigningKey};
+use crate::crypto::sign::{SIGNATURE_LEN, SigningKey};
 use crate::types::{AccountId, ChatId, DeploymentId, HomeId, PublicKey, ServiceId, WallMs};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -193,15 +193,7 @@ impl ServiceToken {
     pub fn sign(key: &SigningKey, claims: ServiceClaims) -> Result<Self, ServiceRefusal> {
         claims.check()?;
         let service = service_id(&PublicKey(key.public()));
-        let header = jws::header(GRANT_ALG, SERVICE_TYP, &service.to_string());
-        let payload = serde_json::to_string(&claims).expect("claims serialise");
-        let signed = format!(
-            "{}.{}",
-            jws::encode(header.as_bytes()),
-            jws::encode(payload.as_bytes())
-        );
-        let signature = key.sign(signed.as_bytes());
-        let compact = format!("{signed}.{}", jws::encode(&signature));
+        let (compact, signature) = jws::sign(key, SERVICE_TYP, &service, &claims);
         Ok(Self {
             service,
             claims,
@@ -219,17 +211,10 @@ impl ServiceToken {
     }
 
     fn read(compact: &str) -> Result<Self, GrantRefusal> {
-        let parts = jws::split(compact, SERVICE_BYTES_MAX)?;
-        let kid = jws::kid(&parts.header, GRANT_ALG, SERVICE_TYP)?;
-        let service: ServiceId = kid.parse().map_err(|_| GrantRefusal::Header)?;
-        if service.to_string() != kid {
-            return Err(GrantRefusal::Header);
-        }
-        let Object(claims) = serde_json::from_slice::<Object<ServiceClaims>>(&parts.payload)
-            .map_err(|_| GrantRefusal::Payload)?;
+        let (service, claims, signature) =
+            jws::read::<ServiceId, ServiceClaims>(compact, SERVICE_BYTES_MAX, SERVICE_TYP)?;
         claims.check().map_err(|_| GrantRefusal::Payload)?;
-        let signature = <[u8; SIGNATURE_LEN]>::try_from(parts.signature.as_slice())
-            .map_err(|_| GrantRefusal::SignatureForm)?;
+        let signature = jws::signature(&signature)?;
         Ok(Self {
             service,
             claims,
@@ -252,8 +237,7 @@ impl ServiceToken {
     }
 
     fn verify(&self, public: &PublicKey) -> bool {
-        let signed = self.compact.rsplit_once('.').map_or("", |(s, _)| s);
-        sign::verify(&public.0, signed.as_bytes(), &self.signature).is_ok()
+        jws::holds(&self.compact, &self.signature, &public.0)
     }
 }
 

@@ -12,18 +12,17 @@
 //! Not here: what was spent of a grant's ceiling and of budgets, which is
 //! counted in the custodian's state.
 
-pub(super) mod jws;
 mod known;
 mod refusal;
 
 pub use known::{Afresh, KnownGrants};
 pub use refusal::GrantRefusal;
 
+use super::jws::{self, Object};
 use super::standing::{DeviceStanding, MemberStanding};
 use crate::crypto::labels;
 use crate::crypto::sign::{self, SIGNATURE_LEN, SigningKey};
 use crate::types::{AccountId, ChatId, DeploymentId, DeviceId, EpochNo, GrantId, HomeId, WallMs};
-use jws::Object;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -160,15 +159,7 @@ impl Grant {
     /// Never: claims serialise.
     pub fn sign(device: DeviceId, key: &SigningKey, claims: Claims) -> Result<Self, GrantRefusal> {
         claims.check()?;
-        let header = jws::header(GRANT_ALG, GRANT_TYP, &device.to_string());
-        let payload = serde_json::to_string(&claims).expect("claims serialise");
-        let signed = format!(
-            "{}.{}",
-            jws::encode(header.as_bytes()),
-            jws::encode(payload.as_bytes())
-        );
-        let signature = key.sign(signed.as_bytes());
-        let compact = format!("{signed}.{}", jws::encode(&signature));
+        let (compact, signature) = jws::sign(key, GRANT_TYP, &device, &claims);
         if compact.len() > GRANT_BYTES_MAX {
             return Err(GrantRefusal::TooLong);
         }
@@ -186,17 +177,10 @@ impl Grant {
     /// # Errors
     /// [`GrantRefusal`], of the kinds that concern form.
     pub fn parse(compact: &str) -> Result<Self, GrantRefusal> {
-        let parts = jws::split(compact, GRANT_BYTES_MAX)?;
-        let kid = jws::kid(&parts.header, GRANT_ALG, GRANT_TYP)?;
-        let device: DeviceId = kid.parse().map_err(|_| GrantRefusal::Header)?;
-        if device.to_string() != kid {
-            return Err(GrantRefusal::Header);
-        }
-        let Object(claims) = serde_json::from_slice::<Object<Claims>>(&parts.payload)
-            .map_err(|_| GrantRefusal::Payload)?;
+        let (device, claims, signature) =
+            jws::read::<DeviceId, Claims>(compact, GRANT_BYTES_MAX, GRANT_TYP)?;
         claims.check()?;
-        let signature = <[u8; SIGNATURE_LEN]>::try_from(parts.signature.as_slice())
-            .map_err(|_| GrantRefusal::SignatureForm)?;
+        let signature = jws::signature(&signature)?;
         Ok(Self {
             device,
             claims,
@@ -211,9 +195,10 @@ impl Grant {
     /// # Errors
     /// [`GrantRefusal::Signature`].
     pub fn verify(&self, public: &[u8; sign::PUBLIC_LEN]) -> Result<(), GrantRefusal> {
-        let signed = self.compact.rsplit_once('.').map_or("", |(s, _)| s);
-        sign::verify(public, signed.as_bytes(), &self.signature)
-            .map_err(|_| GrantRefusal::Signature)
+        match jws::holds(&self.compact, &self.signature, public) {
+            true => Ok(()),
+            false => Err(GrantRefusal::Signature),
+        }
     }
 
     /// The device that says it signed.

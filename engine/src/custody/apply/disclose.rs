@@ -3,12 +3,12 @@
 
 use super::super::command::OrderRelease;
 use super::super::protocol::{KeyRef, Refusal};
-use super::super::reply::{Effect, Granted, ReleaseGranted};
+use super::super::reply::{Effect, Granted};
 use super::super::rows::{self, ShareRow};
 use super::super::view;
-use super::release::{binding, line};
+use super::release::{binding, note, released};
 use super::{Draft, Frozen, Run};
-use crate::audit::{EntryRef, HexBytes, KeyOutcome};
+use crate::audit::HexBytes;
 use crate::authz::orders::{Order, OrderState, StoredEpoch, in_scope};
 use crate::types::kv::KvError;
 use std::collections::BTreeSet;
@@ -43,11 +43,7 @@ impl Run<'_> {
                 Ok((_, order)) => self.disclose_one(draft, c, order, key, &frozen)?,
                 Err(refusal) => Err(*refusal),
             };
-            let (outcome, version) = match &result {
-                Ok(g) => (KeyOutcome::Released, Some(g.version)),
-                Err(refusal) => (line(*refusal), None),
-            };
-            draft.key(&key.chat, key.key_id, outcome, version);
+            note(draft, key, &result);
             results.push(result);
         }
         if let Ok((mut state, _)) = standing
@@ -57,19 +53,8 @@ impl Run<'_> {
             state.executed = Some(draft.entry.index);
             rows::put(self.kv, &rows::order_key(&c.order), &state)?;
         }
-        Ok(Effect::Released(ReleaseGranted {
-            request: c.request,
-            node: c.node,
-            authority: c.order.0,
-            lease_key: c.lease_key,
-            results,
-            // Known once the entry is hashed; filled in by the caller.
-            entry: EntryRef {
-                index: draft.entry.index,
-                leaf: [0; 32],
-                time_ms: draft.time_ms(),
-            },
-        }))
+        let by = (c.order.0, c.lease_key);
+        Ok(released(draft, c.request, c.node, by, results))
     }
 
     /// The order, if shares may go out under it now; else why not.

@@ -6,11 +6,11 @@ use super::super::MANDATES_PRUNED_MAX;
 use super::super::budget::Purse;
 use super::super::command::MandateRelease;
 use super::super::protocol::{KeyRef, Refusal};
-use super::super::reply::{Effect, Granted, ReleaseGranted};
+use super::super::reply::{Effect, Granted};
 use super::super::rows::{self, MANDATE, MANDATE_AGE, MandateRow};
-use super::release::{binding, line, pay};
+use super::release::{binding, note, pay, released};
 use super::{Draft, Frozen, Run};
-use crate::audit::{EntryRef, HexBytes, KeyOutcome, OpeningKind};
+use crate::audit::{HexBytes, OpeningKind};
 use crate::authz::deletion::{MANDATE_RELEASES_MAX, Mandate, MandateRefusal, Shown};
 use crate::authz::standing::MemberStanding;
 use crate::types::kv::{Kv, KvError};
@@ -42,11 +42,7 @@ impl Run<'_> {
                 Err(why) => Err(Refusal::Mandate(*why)),
                 Ok(held) => self.rewrite_one(draft, c, key, &frozen, held)?,
             };
-            let (outcome, version) = match &result {
-                Ok(g) => (KeyOutcome::Released, Some(g.version)),
-                Err(refusal) => (line(*refusal), None),
-            };
-            draft.key(&key.chat, key.key_id, outcome, version);
+            note(draft, key, &result);
             results.push(result);
         }
         match &shown {
@@ -58,19 +54,8 @@ impl Run<'_> {
             }
             Ok(held) => held.save(self.kv)?,
         }
-        Ok(Effect::Released(ReleaseGranted {
-            request: c.request,
-            node: c.node,
-            authority,
-            lease_key: c.lease_key,
-            results,
-            // Known once the entry is hashed; filled in by the caller.
-            entry: EntryRef {
-                index: draft.entry.index,
-                leaf: [0; 32],
-                time_ms: draft.time_ms(),
-            },
-        }))
+        let by = (authority, c.lease_key);
+        Ok(released(draft, c.request, c.node, by, results))
     }
 
     /// Decides about the mandate as a whole, and opens what its epochs are counted in.

@@ -52,11 +52,7 @@ impl Run<'_> {
                     result
                 }
             };
-            let (outcome, version) = match &result {
-                Ok(g) => (KeyOutcome::Released, Some(g.version)),
-                Err(refusal) => (line(*refusal), None),
-            };
-            draft.key(&key.chat, key.key_id, outcome, version);
+            note(draft, key, &result);
             results.push(result);
         }
         match (&request, &shown) {
@@ -74,19 +70,8 @@ impl Run<'_> {
             let row = RequestRow { charged, ..row };
             rows::put(self.kv, &rows::request_key(&c.request), &row)?;
         }
-        Ok(Effect::Released(ReleaseGranted {
-            request: c.request,
-            node: c.node,
-            authority: authority.0,
-            lease_key: c.lease_key,
-            results,
-            // Known once the entry is hashed; filled in by the caller.
-            entry: EntryRef {
-                index: draft.entry.index,
-                leaf: [0; 32],
-                time_ms: draft.time_ms(),
-            },
-        }))
+        let by = (authority.0, c.lease_key);
+        Ok(released(draft, c.request, c.node, by, results))
     }
 
     /// Decides about the grant as a whole, and opens what its keys are charged to.
@@ -351,7 +336,7 @@ fn reason_text(reason: Reason) -> &'static str {
     }
 }
 
-pub(super) fn line(refusal: Refusal) -> KeyOutcome {
+fn line(refusal: Refusal) -> KeyOutcome {
     match refusal {
         // Damage is found after commit, when the share is opened.
         Refusal::NotHeld | Refusal::Damaged => KeyOutcome::NotHeld,
@@ -390,6 +375,38 @@ fn mandate_line(why: MandateRefusal) -> KeyOutcome {
         M::LeaseKeyUsed => KeyOutcome::MandateLeaseKeyUsed,
         M::ReleasesSpent => KeyOutcome::MandateReleasesSpent,
     }
+}
+
+/// Puts what became of a key into the entry, whatever it was asked for under.
+pub(super) fn note(draft: &mut Draft<'_>, key: &KeyRef, result: &Result<Granted, Refusal>) {
+    let (outcome, version) = match result {
+        Ok(granted) => (KeyOutcome::Released, Some(granted.version)),
+        Err(refusal) => (line(*refusal), None),
+    };
+    draft.key(&key.chat, key.key_id, outcome, version);
+}
+
+/// The answer to a request for shares, under `authority` and for a lease key.
+pub(super) fn released(
+    draft: &Draft<'_>,
+    request: RequestId,
+    node: NodeId,
+    (authority, lease_key): ([u8; 32], [u8; 32]),
+    results: Vec<Result<Granted, Refusal>>,
+) -> Effect {
+    Effect::Released(ReleaseGranted {
+        request,
+        node,
+        authority,
+        lease_key,
+        results,
+        // Known once the entry is hashed; filled in by the caller.
+        entry: EntryRef {
+            index: draft.entry.index,
+            leaf: [0; 32],
+            time_ms: draft.time_ms(),
+        },
+    })
 }
 
 fn grant_line(why: GrantRefusal) -> KeyOutcome {

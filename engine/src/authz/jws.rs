@@ -1,8 +1,9 @@
-//! JWS compact serialization (RFC 7515, section 7.1), as narrow as a grant
-//! needs it: one algorithm, no extension, one way to write each part.
+//! JWS compact serialization (RFC 7515, section 7.1), as narrow as grants and services' tokens
+//! need it: one algorithm, no extension, one way to write each part.
 
-use super::GrantRefusal;
-use crate::authz::service::SERVICE_TYP;
+use super::grant::{GRANT_ALG, GrantRefusal};
+use super::service::SERVICE_TYP;
+use crate::crypto::sign::{self, PUBLIC_LEN, SIGNATURE_LEN, SigningKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::value::MapAccessDeserializer;
@@ -14,7 +15,7 @@ use std::str::FromStr;
 
 /// A value that must be written as an object. `serde`'s derived structs also
 /// read arrays; this does not.
-pub(in crate::authz) struct Object<T>(pub(in crate::authz) T);
+pub(super) struct Object<T>(pub(super) T);
 
 impl<'de, T: DeserializeOwned> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
@@ -33,7 +34,7 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Object<T> {
 }
 
 /// An id as text in the one way it prints: hex that is not lowercase is refused.
-pub(in crate::authz) fn canonical<'de, D, T>(d: D) -> Result<T, D::Error>
+pub(super) fn canonical<'de, D, T>(d: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: FromStr + fmt::Display,
@@ -48,7 +49,7 @@ where
 }
 
 /// An optional value that is absent or there, never `null`.
-pub(in crate::authz) fn there<'de, D, T>(d: D) -> Result<Option<T>, D::Error>
+pub(super) fn there<'de, D, T>(d: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
@@ -56,7 +57,7 @@ where
     T::deserialize(d).map(Some)
 }
 
-pub(in crate::authz) fn encode(bytes: &[u8]) -> String {
+pub(super) fn encode(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
@@ -68,13 +69,67 @@ fn decode(part: &str) -> Result<Vec<u8>, GrantRefusal> {
 }
 
 /// The parts of a compact serialization, decoded.
-pub(in crate::authz) struct Parts {
-    pub(in crate::authz) header: Vec<u8>,
-    pub(in crate::authz) payload: Vec<u8>,
-    pub(in crate::authz) signature: Vec<u8>,
+struct Parts {
+    header: Vec<u8>,
+    payload: Vec<u8>,
+    signature: Vec<u8>,
 }
 
-pub(in crate::authz) fn split(compact: &str, bytes_max: usize) -> Result<Parts, GrantRefusal> {
+/// Writes and signs a token of type `typ`; `kid` names the key.
+///
+/// # Panics
+/// Never: claims serialise.
+pub(super) fn sign<C: Serialize>(
+    key: &SigningKey,
+    typ: &str,
+    kid: &impl fmt::Display,
+    claims: &C,
+) -> (String, [u8; SIGNATURE_LEN]) {
+    let header = header(GRANT_ALG, typ, &kid.to_string());
+    let payload = serde_json::to_string(claims).expect("claims serialise");
+    let signed = format!(
+        "{}.{}",
+        encode(header.as_bytes()),
+        encode(payload.as_bytes())
+    );
+    let signature = key.sign(signed.as_bytes());
+    (format!("{signed}.{}", encode(&signature)), signature)
+}
+
+/// Reads a token of type `typ`: its key's id, in the one way it prints, its claims, and the
+/// bytes in the signature's place, for [`signature`].
+pub(super) fn read<K: FromStr + fmt::Display, C: DeserializeOwned>(
+    compact: &str,
+    bytes_max: usize,
+    typ: &str,
+) -> Result<(K, C, Vec<u8>), GrantRefusal> {
+    let parts = split(compact, bytes_max)?;
+    let text = kid(&parts.header, GRANT_ALG, typ)?;
+    let key: K = text.parse().map_err(|_| GrantRefusal::Header)?;
+    if key.to_string() != text {
+        return Err(GrantRefusal::Header);
+    }
+    let Object(claims) =
+        serde_json::from_slice::<Object<C>>(&parts.payload).map_err(|_| GrantRefusal::Payload)?;
+    Ok((key, claims, parts.signature))
+}
+
+/// The signature, if the bytes in its place have its length.
+pub(super) fn signature(bytes: &[u8]) -> Result<[u8; SIGNATURE_LEN], GrantRefusal> {
+    bytes.try_into().map_err(|_| GrantRefusal::SignatureForm)
+}
+
+/// Whether `public` signed a token that was read; strictly, see [`sign::verify`].
+pub(super) fn holds(
+    compact: &str,
+    signature: &[u8; SIGNATURE_LEN],
+    public: &[u8; PUBLIC_LEN],
+) -> bool {
+    let signed = compact.rsplit_once('.').map_or("", |(s, _)| s);
+    sign::verify(public, signed.as_bytes(), signature).is_ok()
+}
+
+fn split(compact: &str, bytes_max: usize) -> Result<Parts, GrantRefusal> {
     if compact.len() > bytes_max {
         return Err(GrantRefusal::TooLong);
     }
@@ -99,7 +154,7 @@ struct Header {
 }
 
 /// Writes the header; `kid` names the key.
-pub(in crate::authz) fn header(alg: &str, typ: &str, kid: &str) -> String {
+fn header(alg: &str, typ: &str, kid: &str) -> String {
     let header = Header {
         alg: alg.to_owned(),
         typ: typ.to_owned(),
@@ -110,7 +165,7 @@ pub(in crate::authz) fn header(alg: &str, typ: &str, kid: &str) -> String {
 
 /// Reads a header: `alg`, `typ` and `kid`, each once, nothing else. What kind
 /// of header it is instead is said where that helps whoever wrote it.
-pub(in crate::authz) fn kid(header: &[u8], alg: &str, typ: &str) -> Result<String, GrantRefusal> {
+fn kid(header: &[u8], alg: &str, typ: &str) -> Result<String, GrantRefusal> {
     /// Looks past strangers for the two slips with names of their own.
     #[derive(Deserialize)]
     struct Peek {
