@@ -128,6 +128,20 @@ impl World {
         Storage::open(&self.data(id, name), options).unwrap()
     }
 
+    /// Waits until the last task of a node that was stopped in this process let go of its stores.
+    async fn freed(&self, id: NodeId, name: &str) {
+        let data = self.data(id, name);
+        let held = |group: u32| {
+            let file = data.join(format!("group-{group}")).join("state.redb");
+            let opened = crate::store::redb::read_only(&file);
+            file.exists() && opened.is_err_and(|e| e.to_string().contains("already open"))
+        };
+        until("the stopped node's stores are free", || {
+            !(0..self.groups).any(held)
+        })
+        .await;
+    }
+
     async fn start_with(
         &mut self,
         id: NodeId,
@@ -143,6 +157,7 @@ impl World {
         let trust = TrustStore::of(self.entity.descriptor.clone(), vec![]).unwrap();
         let client = PeerClient::new(trust.clone(), certs.clone(), PeerClientOptions::default());
         let server = PeerServer::new(trust, certs, ServerOptions::default());
+        self.freed(id, name).await;
         let storage = self.open(id, name);
         let groups = (0..self.groups)
             .map(|g| (g, storage.group(g, Arc::new(Counter)).unwrap()))
@@ -462,6 +477,7 @@ async fn restarts_wiped_nodes_shutdown_and_recovery() {
         st
     };
     storage.unwrap().close().unwrap();
+    w.freed(id, "data").await;
     let storage = w.open(id, "data");
     let data = w.data(id, "data");
     let done = recover::recover(&data, &storage, &[0], |_| Arc::new(Counter), id, &address)

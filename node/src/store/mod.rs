@@ -16,6 +16,7 @@
 
 pub mod crash;
 pub mod inspect;
+mod layers;
 pub mod memory;
 pub mod redb;
 pub mod sled;

@@ -190,6 +190,63 @@ fn empty_keys_and_large_values_are_kept() {
     }
 }
 
+/// Changes that lie in memory go into the tree once there are enough of them; readers of before
+/// keep what they saw, and a kill loses all that no durable commit followed.
+#[test]
+fn recent_changes_move_into_the_tree_unseen() {
+    let home = OnDisk(StoreKind::Redb, tempfile::tempdir().unwrap());
+    let store = home.open();
+    let mut model = MemKv::default();
+    let mut held: Vec<(Arc<dyn View>, MemKv)> = Vec::new();
+    let mut durable = MemKv::default();
+    for round in 0..60u32 {
+        let mut changes = Changes::default();
+        for n in 0..20u32 {
+            // Some keys come again and again, some once; some go.
+            let n = if n < 4 { n } else { round * 20 + n };
+            let key = [&b"k"[..], &n.to_be_bytes()].concat();
+            let gone = (round + n).is_multiple_of(7);
+            let value = (!gone).then(|| vec![round as u8; 4 << 10]);
+            changes.rows.insert(key, value);
+        }
+        for (k, v) in &changes.rows {
+            match v {
+                Some(v) => model.put(k, v).unwrap(),
+                None => model.delete(k).unwrap(),
+            }
+        }
+        changes.meta = Some(vec![round as u8]);
+        store.commit(changes, round == 30).unwrap();
+        if round == 30 {
+            durable = model.clone();
+        }
+        if round % 8 == 0 {
+            held.push((store.view().unwrap(), model.clone()));
+        }
+        store
+            .read(&mut |v| {
+                assert_eq!(v.meta().unwrap(), Some(vec![round as u8]));
+                for reverse in [false, true] {
+                    for limit in [1, 3, 1000] {
+                        assert_eq!(
+                            v.scan(b"k", b"l", limit, reverse).unwrap(),
+                            model.scan(b"k", b"l", limit, reverse).unwrap(),
+                            "round {round}, limit {limit}, reverse {reverse}"
+                        );
+                    }
+                }
+            })
+            .unwrap();
+    }
+    let bytes: usize = model.0.values().map(Vec::len).sum();
+    assert!(bytes > 3 * redb::RECENT_BYTES_MAX, "it moved several times");
+    for (view, then) in held.drain(..) {
+        assert!(rows(&*view) == then, "a view stays still");
+    }
+    let store = home.killed(store);
+    assert!(read_all(&*store).0 == durable);
+}
+
 #[test]
 fn a_newer_redb_format_is_refused() {
     let dir = tempfile::tempdir().unwrap();

@@ -4,15 +4,14 @@
 //! inside a transaction does not depend on the store under it. A batch of
 //! entries that touches a row many times writes it once.
 
+use super::layers::{Rows, Span, merged};
 use super::{Changes, View};
 use quorate_engine::types::kv::{Kv, KvError, KvRead, Row};
-use std::collections::BTreeMap;
-use std::ops::Bound;
 
 /// Changes over a view.
 pub struct Txn<'a> {
     base: &'a dyn View,
-    rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    rows: Rows,
 }
 
 impl<'a> Txn<'a> {
@@ -20,7 +19,7 @@ impl<'a> Txn<'a> {
     pub fn new(base: &'a dyn View) -> Self {
         Self {
             base,
-            rows: BTreeMap::new(),
+            rows: Rows::new(),
         }
     }
 
@@ -48,49 +47,15 @@ impl KvRead for Txn<'_> {
         limit: usize,
         reverse: bool,
     ) -> Result<Vec<Row>, KvError> {
-        if from >= to || limit == 0 {
-            return Ok(Vec::new());
-        }
-        let over = self
-            .rows
-            .range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
-        let mut over: Vec<_> = over.collect();
-        if reverse {
-            over.reverse();
-        }
-        if over.is_empty() {
-            return self.base.scan(from, to, limit, reverse);
-        }
-        // Every removal in the overlay can hide one row of the base.
-        let hidden = over.iter().filter(|(_, v)| v.is_none()).count();
-        let base = self
-            .base
-            .scan(from, to, limit.saturating_add(hidden), reverse)?;
-        let mut out = Vec::with_capacity(limit.min(base.len() + over.len()));
-        let (mut b, mut o) = (base.into_iter().peekable(), over.into_iter().peekable());
-        while out.len() < limit {
-            let overlay_first = match (b.peek(), o.peek()) {
-                (None, None) => break,
-                (Some(_), None) => false,
-                (None, Some(_)) => true,
-                (Some((bk, _)), Some((ok, _))) => {
-                    if bk == *ok {
-                        b.next();
-                        true
-                    } else {
-                        (*ok < bk) != reverse
-                    }
-                }
-            };
-            if overlay_first {
-                if let Some((k, Some(v))) = o.next() {
-                    out.push((k.clone(), v.clone()));
-                }
-            } else {
-                out.extend(b.next());
-            }
-        }
-        Ok(out)
+        let span = Span {
+            from,
+            to: Some(to),
+            limit,
+            reverse,
+        };
+        merged(&self.rows, span, |s| {
+            self.base.scan(s.from, s.to.unwrap_or(to), limit, reverse)
+        })
     }
 }
 
