@@ -79,10 +79,12 @@ fn seeded_deployments_keep_every_invariant_and_come_to_rest() {
             "Barred",
             "Collected",
             "Confirmed",
+            "Disclosed",
             "Granted",
             "Left",
             "Liar",
             "Read",
+            "Rewritten",
             "RolledBack",
             "Stone",
         ] {

@@ -2,24 +2,21 @@
 
 use super::Mutant;
 use super::cluster::Cluster;
-use super::facts::{Fact, Shown};
-use super::people::{People, window};
+use super::facts::Fact;
+use super::releases::{Asked, Under};
 use super::watch::Side;
 use super::world::{DEPLOYMENT, Event, T0_MS, World, home};
-use quorate_engine::audit::{Entry, KeyOutcome, Log, entry_bytes};
-use quorate_engine::authz::grant::{Afresh, Grant};
+use quorate_engine::audit::Log;
+use quorate_engine::authz::grant::Afresh;
 use quorate_engine::authz::identity::AuthorityRecord;
 use quorate_engine::authz::standing::DeviceStanding;
 use quorate_engine::authz::{Authorised, Claimed, HomePeer, authorise_peer};
-use quorate_engine::crypto::seal::{
-    Receiver, RecipientKey, ReleaseBinding, Sender, ShareBinding, release_info,
-};
+use quorate_engine::crypto::seal::{Receiver, RecipientKey};
 use quorate_engine::crypto::sign::SigningKey;
 use quorate_engine::custody::protocol::*;
 use quorate_engine::custody::*;
-use quorate_engine::home::read;
 use quorate_engine::types::kv::{Machine, Position};
-use quorate_engine::types::{ChatId, CustodianId, KeyId, Mono, SessionId, Share, WrappingKey};
+use quorate_engine::types::{ChatId, CustodianId, KeyId, Mono, SessionId, WrappingKey};
 use rand::RngExt;
 use rand_chacha::ChaCha20Rng;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +35,7 @@ pub enum Ticket {
     /// A store and the request it came from.
     Store(Box<PreparedStore>),
     /// A release.
-    Release(Box<ReleaseRequest>, Departure),
+    Release(Box<Asked>, Departure),
     /// A shred or a freeze: the chats and keys it forbids.
     Restriction(Vec<Forbidden>),
     /// Abandonments.
@@ -66,7 +63,7 @@ pub struct Unconfirmed {
     pub statement: Option<u64>,
 }
 
-struct Vault(WrappingKey);
+pub(super) struct Vault(WrappingKey);
 impl WrappingKeys for Vault {
     fn wrapping_key(&self, version: u32) -> Option<&WrappingKey> {
         (version == 1).then_some(&self.0)
@@ -79,7 +76,7 @@ pub struct Custodian {
     pub place: Place,
     /// Its raft group.
     pub cluster: Cluster,
-    vault: Vault,
+    pub(super) vault: Vault,
     sealing: RecipientKey,
     /// Signs receipts.
     pub log_key: SigningKey,
@@ -94,7 +91,7 @@ pub struct Custodian {
     /// Counts leaders; what belongs to a former one is void.
     pub incarnation: u64,
     receivers: BTreeMap<SessionId, Receiver>,
-    senders: BTreeMap<[u8; 32], LeaseSender>,
+    pub(super) senders: BTreeMap<[u8; 32], LeaseSender>,
     tickets: BTreeMap<u64, (u64, u64, Ticket)>,
     departures: Departures,
     /// Releases of deposed leaders that live on and have not noticed.
@@ -226,26 +223,19 @@ impl Custodian {
         self.senders.clear();
     }
 
-    /// Freeze, thaw or shred by its operators.
-    pub fn operators(freeze: Option<bool>, scope: FreezeScope, keys: Vec<KeyRef>) -> Command {
+    /// Whoever operates it.
+    pub fn operator() -> Operator {
+        operator()
+    }
+
+    /// A freeze, which one operator alone may order.
+    pub fn freezes(scope: FreezeScope) -> Command {
         let (operator, reason) = (operator(), "drill".to_owned());
-        match freeze {
-            Some(true) => Command::Freeze(Freeze {
-                operator,
-                reason,
-                scope,
-            }),
-            Some(false) => Command::Thaw(Thaw {
-                operator,
-                reason,
-                scope,
-            }),
-            None => Command::Shred(Shred {
-                operator,
-                reason,
-                keys,
-            }),
-        }
+        Command::Freeze(Freeze {
+            operator,
+            reason,
+            scope,
+        })
     }
 }
 
@@ -345,6 +335,12 @@ impl World {
                         }
                         Err(e) => unreachable!("the home sends well-formed releases: {e}"),
                     };
+                let asked = Asked {
+                    request: request.request,
+                    lease_key: request.lease_key.clone(),
+                    keys: request.keys.clone(),
+                    under: Under::Grant(request.grant.clone()),
+                };
                 if self.mutant == Some(Mutant::ReleasesBeforeCommit) {
                     // Decided on a copy of the state, and answered at once.
                     let mut copy = c.cluster.kv().clone();
@@ -358,16 +354,31 @@ impl World {
                     let reply = identity
                         .apply(&mut copy, at, &bytes)
                         .expect("memory does not fail");
-                    return self.release(number, leader, call, request, at, &reply);
+                    return self.release(number, leader, call, &asked, at, &reply);
                 }
-                let departure = c.departures.begin(self.now);
-                self.custodian_propose(
-                    number,
-                    vec![command],
-                    leader,
-                    call,
-                    Ticket::Release(Box::new(request.clone()), departure),
-                );
+                self.propose_release(number, leader, call, command, asked);
+            }
+            CustodianRequest::OrderRelease(request) => {
+                let command = prepare_order_release(&c.place, &who, request)
+                    .expect("whoever took the home sends well-formed requests");
+                let asked = Asked {
+                    request: request.request,
+                    lease_key: request.lease_key.clone(),
+                    keys: request.keys.clone(),
+                    under: Under::Order(request.order),
+                };
+                self.propose_release(number, leader, call, command, asked);
+            }
+            CustodianRequest::MandateRelease(request) => {
+                let command = prepare_mandate_release(&c.place, &who, request)
+                    .expect("whoever took the home sends well-formed requests");
+                let asked = Asked {
+                    request: request.request,
+                    lease_key: request.lease_key.clone(),
+                    keys: request.keys.clone(),
+                    under: Under::Mandate(Box::new(request.statement.clone())),
+                };
+                self.propose_release(number, leader, call, command, asked);
             }
             CustodianRequest::Abandon(request) => {
                 let command = prepare_abandon(&c.place, &who, request)
@@ -377,8 +388,6 @@ impl World {
             CustodianRequest::ChatStatement(_)
             | CustodianRequest::AccountStatement(_)
             | CustodianRequest::Lookup(_)
-            | CustodianRequest::OrderRelease(_)
-            | CustodianRequest::MandateRelease(_)
             | CustodianRequest::AccountChain(_) => unreachable!("no leader sends it"),
             CustodianRequest::SealingKey => {
                 let statement = c.statement.clone();
@@ -391,6 +400,19 @@ impl World {
                 );
             }
         }
+    }
+
+    fn propose_release(
+        &mut self,
+        number: usize,
+        leader: u64,
+        call: u64,
+        command: Command,
+        asked: Asked,
+    ) {
+        let departure = self.custodians[number].departures.begin(self.now);
+        let ticket = Ticket::Release(Box::new(asked), departure);
+        self.custodian_propose(number, vec![command], leader, call, ticket);
     }
 
     /// Proposes at a custodian; the ticket waits for the outcome.
@@ -463,7 +485,9 @@ impl World {
             }
             Ticket::Restriction(forbidden) => {
                 let applied = done.remove(0).into_value();
-                if let Effect::Done | Effect::Unchanged | Effect::Shredded(_) = applied.effect {
+                if let Effect::Done | Effect::Unchanged | Effect::Decided { carried: true, .. } =
+                    applied.effect
+                {
                     let c = &mut self.custodians[number];
                     let waits = Unconfirmed {
                         incarnation: c.incarnation,
@@ -523,85 +547,15 @@ impl World {
         }
     }
 
-    fn release(
+    /// Answers over the network. `lie` is known to the simulation alone.
+    pub(super) fn answer(
         &mut self,
         number: usize,
         leader: u64,
         call: u64,
-        request: &ReleaseRequest,
-        at: Position,
-        reply: &[u8],
+        reply: CustodianReply,
+        lie: bool,
     ) {
-        let (c, rng) = (&mut self.custodians[number], &mut self.rng);
-        let done = committed(at, reply).expect("replies decode").remove(0);
-        let granted = done.granted().expect("a release is answered as one");
-        let hash = request.lease_key.hash();
-        if !c.senders.contains_key(&hash) {
-            let sender =
-                LeaseSender::new(&c.place, &request.lease_key, rng).expect("the key was validated");
-            c.senders.insert(hash, sender);
-        }
-        let mut answer = finish_release(
-            &c.place,
-            &c.vault,
-            &granted,
-            &c.senders[&hash],
-            &c.log_key,
-            rng,
-        );
-        let mut lie = false;
-        if c.lie == Some(Lie::FalseShares)
-            && answer
-                .shares
-                .iter()
-                .any(|s| matches!(s, ShareResult::Share { .. }))
-        {
-            lie = true;
-            falsify(&c.place, request, &granted, &mut answer, rng);
-        }
-        let entry =
-            entry_bytes(c.cluster.kv(), answer.receipt.entry).expect("memory does not fail");
-        let entry = entry.and_then(|json| Entry::from_json(&json).ok());
-        let recorded = |key: &KeyId| {
-            entry.as_ref().is_some_and(|e| {
-                let line = e
-                    .keys
-                    .iter()
-                    .any(|l| l.key == *key && l.outcome == KeyOutcome::Released);
-                line && e.request == Some(request.request)
-            })
-        };
-        for (key, share) in request.keys.iter().zip(&answer.shares) {
-            if matches!(share, ShareResult::Share { .. }) {
-                let custodian = c.place.custodian.clone();
-                let recorded = recorded(&key.key_id);
-                let number = answer.receipt.entry;
-                self.recorder.fact(Fact::Left {
-                    custodian: custodian.clone(),
-                    key: *key,
-                    entry: number,
-                    recorded,
-                });
-                let shard = &self.shards[usize::from(key.chat.0[0]) % self.shards.len()];
-                let dealt = read::epoch_of(shard.kv(), key).expect("memory does not fail");
-                if let (Some(entry), Some((epoch, _))) = (&entry, dealt) {
-                    self.recorder.fact(Fact::Granted {
-                        custodian,
-                        key: *key,
-                        epoch,
-                        entry: number,
-                        time_ms: entry.time_ms,
-                        request: request.request,
-                        shown: shown(&self.people, request, key),
-                    });
-                }
-            }
-        }
-        self.answer(number, leader, call, CustodianReply::Release(answer), lie);
-    }
-
-    /// Answers over the network. `lie` is known to the simulation alone.
-    fn answer(&mut self, number: usize, leader: u64, call: u64, reply: CustodianReply, lie: bool) {
         if call != 0 {
             let reply = Box::new(reply);
             self.send(Event::Answer {
@@ -611,59 +565,6 @@ impl World {
                 reply,
                 lie,
             });
-        }
-    }
-}
-
-/// What the request's grant says of a key, read by whoever looks on.
-fn shown(people: &People, request: &ReleaseRequest, key: &KeyRef) -> Option<Shown> {
-    let grant = Grant::parse(&request.grant).ok()?;
-    let claims = grant.claims();
-    let ours = claims.home == home() && claims.deployment == DEPLOYMENT;
-    let public = people.public_of(grant.device());
-    let (from_ms, until_ms) = window(claims);
-    let range = claims.chats.iter().find(|c| c.chat == key.chat);
-    Some(Shown {
-        hash: grant.hash().0,
-        account: claims.account,
-        device: *grant.device(),
-        signed: ours && public.is_some_and(|public| grant.verify(&public).is_ok()),
-        from_ms,
-        until_ms,
-        range: range.map(|r| (r.from, r.to)),
-        ceiling: claims.ceiling,
-    })
-}
-
-/// Puts random shares, well sealed, in place of the true ones.
-fn falsify(
-    place: &Place,
-    request: &ReleaseRequest,
-    granted: &Committed<ReleaseGranted>,
-    answer: &mut ReleaseReply,
-    rng: &mut ChaCha20Rng,
-) {
-    let info = release_info(&place.deployment, &place.custodian);
-    let (sender, encapsulated) =
-        Sender::new(&request.lease_key, &info, rng).expect("the key was validated");
-    let g = granted.value();
-    let context = ReleaseBinding {
-        authority: g.authority,
-        node: g.node,
-        lease_key: g.lease_key,
-    };
-    answer.encapsulated = encapsulated;
-    for (result, share) in g.results.iter().zip(&mut answer.shares) {
-        if let Ok(granted) = result {
-            let binding = ShareBinding {
-                deployment: place.deployment,
-                custodian: place.custodian.clone(),
-                chat: granted.chat,
-                key_id: granted.key_id,
-                policy: granted.policy,
-            };
-            let sealed = sender.seal(&binding, Some(&context), [7; 24], &Share::generate(rng));
-            *share = ShareResult::Share { sealed };
         }
     }
 }

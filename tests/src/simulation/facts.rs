@@ -4,8 +4,8 @@
 
 use quorate_engine::custody::protocol::KeyRef;
 use quorate_engine::types::{
-    AccountId, ChatId, CustodianId, DeviceId, EpochNo, KeyId, MessageId, PolicyId, RequestId,
-    Revision, WallMs,
+    AccountId, ChatId, CustodianId, DeviceId, EpochNo, KeyId, MessageId, OfficerId, OrderId,
+    PolicyId, RequestId, Revision, WallMs,
 };
 use std::collections::BTreeSet;
 
@@ -32,6 +32,42 @@ pub struct Shown {
     /// The epochs of the key's chat, if it names that.
     pub range: Option<(EpochNo, Option<EpochNo>)>,
     pub ceiling: u32,
+}
+
+/// A deletion statement, as whoever looks on reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // Fields are what their names say.
+pub struct Mandated {
+    pub hash: [u8; 32],
+    pub account: AccountId,
+    pub device: DeviceId,
+    /// That device signed it, for this home in this deployment.
+    pub signed: bool,
+    pub at_ms: WallMs,
+    pub chat: ChatId,
+    pub epochs: BTreeSet<EpochNo>,
+    /// It names others' messages.
+    pub of_anyone: bool,
+}
+
+/// What a signed paper of officers says of an order, in a custodian's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // Fields are what their names say.
+pub enum Said {
+    /// Somebody asks for it.
+    Asked {
+        by: OfficerId,
+        chats: BTreeSet<ChatId>,
+        from_ms: WallMs,
+        to_ms: WallMs,
+        expires_ms: WallMs,
+    },
+    /// Somebody is for it.
+    For(OfficerId),
+    /// Somebody is against it.
+    Against(OfficerId),
+    /// Somebody takes it back.
+    TakenBack(OfficerId),
 }
 
 /// One thing that happened. `cluster` numbers home shards first, then custodians.
@@ -81,6 +117,8 @@ pub enum Fact {
         custodian: CustodianId,
         key: KeyRef,
         commitment: [u8; 32],
+        epoch: EpochNo,
+        stored_ms: WallMs,
     },
     /// A custodian's tombstone stands from now on, by log entry `entry`.
     Stone {
@@ -109,6 +147,39 @@ pub enum Fact {
         time_ms: WallMs,
         request: RequestId,
         shown: Option<Shown>,
+    },
+    /// The share that just left did so under this order.
+    Disclosed {
+        custodian: CustodianId,
+        key: KeyRef,
+        epoch: EpochNo,
+        entry: u64,
+        time_ms: WallMs,
+        order: OrderId,
+    },
+    /// The share that just left did so under this deletion statement, sealed to this lease key.
+    Rewritten {
+        custodian: CustodianId,
+        key: KeyRef,
+        epoch: EpochNo,
+        entry: u64,
+        time_ms: WallMs,
+        lease_key: [u8; 32],
+        mandated: Option<Mandated>,
+    },
+    /// Who a custodian's officers are, by the paper that the first of them signed.
+    Officers {
+        custodian: CustodianId,
+        officers: BTreeSet<OfficerId>,
+    },
+    /// What the paper in entry `entry` of a custodian's log says of an order; its signer's
+    /// signature holds. Whether it counts, its reader decides.
+    Ordered {
+        custodian: CustodianId,
+        entry: u64,
+        time_ms: WallMs,
+        order: OrderId,
+        said: Said,
     },
     /// By the statement in entry `entry` of a custodian's log, a device is good until this time
     /// or a member may read from this epoch on; `None`: no longer.

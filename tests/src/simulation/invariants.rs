@@ -6,9 +6,13 @@
 //! Those marked *no rollback* let a custodian be once its disks were set back:
 //! nothing detects that yet, and it may forget shares, tombstones and freezes.
 
-use super::facts::{Fact, Subject};
+use super::facts::{Fact, Said, Subject};
+use quorate_engine::authz::chain::STATEMENT_AHEAD_MS_MAX;
+use quorate_engine::authz::deletion::{MANDATE_LIFE_MS, MANDATE_RELEASES_MAX};
+use quorate_engine::authz::orders::{COOL_OFF_MS_MIN, EPOCH_RUN_MS_MAX};
 use quorate_engine::types::{
-    AccountId, ChatId, CustodianId, DeviceId, KeyId, MessageId, RequestId, Revision,
+    AccountId, ChatId, CustodianId, DeviceId, EpochNo, KeyId, MessageId, OfficerId, OrderId,
+    RequestId, Revision, WallMs,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,6 +39,8 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<AbandonedStaysShut>::default(),
         Box::<RecordedFirst>::default(),
         Box::<NothingWithoutGrant>::default(),
+        Box::<NothingWithoutOrder>::default(),
+        Box::<NothingWithoutMandate>::default(),
         Box::<RevokedReadsNothing>::default(),
         Box::<TombstonesStand>::default(),
         Box::<ConfirmedIsFinal>::default(),
@@ -122,7 +128,7 @@ judge! {
                 let first = me.dealt.entry(key.key_id).or_insert_with(|| leaves.clone());
                 must(first == leaves, || format!("two dealings under {}", key.key_id))?;
             }
-            Fact::Held { custodian, key, commitment } => {
+            Fact::Held { custodian, key, commitment, .. } => {
                 let leaf = (custodian.clone(), *commitment);
                 let dealt = me.dealt.get(&key.key_id);
                 must(dealt.is_some_and(|d| d.contains(&leaf)), || format!("{custodian} holds a share of {} that was never dealt", key.key_id))?;
@@ -225,6 +231,170 @@ judge! {
                     spent.insert((*entry, *request, key.key_id));
                 }
                 must(spent.len() <= shown.ceiling as usize, || format!("{what}, which is more than the ceiling of {}", shown.ceiling))?;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What a custodian's log says of one order: who said what, when, in which entry.
+type Papers = BTreeMap<(CustodianId, OrderId), Vec<(u64, WallMs, Said)>>;
+/// Epochs of one chat that a custodian stored: number and time.
+type Epochs = BTreeMap<(CustodianId, ChatId), Vec<(EpochNo, WallMs)>>;
+
+/// Whether `papers` (before entry `entry`, at `now_ms`) let shares of `chat` out, and for which dates.
+fn approved(
+    papers: &[(u64, WallMs, Said)],
+    officers: &BTreeSet<OfficerId>,
+    (entry, now_ms, chat): (u64, WallMs, &ChatId),
+) -> Result<(WallMs, WallMs), &'static str> {
+    let mut asked = None;
+    let mut approvals: BTreeMap<OfficerId, WallMs> = BTreeMap::new();
+    let mut against = BTreeSet::new();
+    for (_, time_ms, said) in papers.iter().filter(|(at, ..)| *at < entry) {
+        let Some((by, _, from_ms, to_ms, expires_ms)) = asked else {
+            if let Said::Asked {
+                by,
+                chats,
+                from_ms,
+                to_ms,
+                expires_ms,
+            } = said
+            {
+                asked = Some((*by, chats, *from_ms, *to_ms, *expires_ms));
+            }
+            continue;
+        };
+        let _ = (from_ms, to_ms, expires_ms);
+        match said {
+            Said::Asked { .. } => {}
+            Said::TakenBack(who) if *who == by => return Err("it was taken back"),
+            Said::For(who) if *who != by && officers.contains(who) && !against.contains(who) => {
+                approvals.entry(*who).or_insert(*time_ms);
+            }
+            Said::Against(who) if *who != by && officers.contains(who) => {
+                approvals.remove(who);
+                against.insert(*who);
+            }
+            _ => {}
+        }
+    }
+    let Some((_, chats, from_ms, to_ms, expires_ms)) = asked else {
+        return Err("nobody asked for it there");
+    };
+    let mut times: Vec<_> = approvals.into_values().collect();
+    times.sort_unstable();
+    match times.get(1) {
+        None => Err("two of its officers did not approve"),
+        Some(at) if now_ms < at + COOL_OFF_MS_MIN => Err("it had not cooled off"),
+        Some(_) if now_ms >= expires_ms => Err("it had expired"),
+        Some(_) if !chats.contains(chat) => Err("it does not name that chat"),
+        Some(_) => Ok((from_ms, to_ms)),
+    }
+}
+
+judge! {
+    /// No share leaves a custodian under an order unless two of its own officers, and not who
+    /// asked, approved it before the release in that custodian's own log, it cooled off and had
+    /// not expired, and it names the chat and a time of the epoch, which was over.
+    NothingWithoutOrder {
+        officers: BTreeMap<CustodianId, BTreeSet<OfficerId>>,
+        papers: Papers,
+        epochs: Epochs,
+    } |me, fact| {
+        match fact {
+            Fact::Officers { custodian, officers } => {
+                me.officers.entry(custodian.clone()).or_insert_with(|| officers.clone());
+            }
+            Fact::Ordered { custodian, entry, time_ms, order, said } => {
+                let papers = me.papers.entry((custodian.clone(), *order)).or_default();
+                papers.push((*entry, *time_ms, said.clone()));
+            }
+            Fact::Held { custodian, key, epoch, stored_ms, .. } => {
+                let epochs = me.epochs.entry((custodian.clone(), key.chat)).or_default();
+                epochs.push((*epoch, *stored_ms));
+            }
+            Fact::Cut { custodian, entries } => {
+                for (_, papers) in me.papers.iter_mut().filter(|((c, _), _)| c == custodian) {
+                    papers.retain(|(entry, ..)| entry < entries);
+                }
+            }
+            Fact::Disclosed { custodian, key, epoch, entry, time_ms, order } => {
+                let what = format!("{custodian} released {} at entry {entry} under order {order}", key.key_id);
+                let none = BTreeSet::new();
+                let officers = me.officers.get(custodian).unwrap_or(&none);
+                let papers = me.papers.get(&(custodian.clone(), *order));
+                let papers = papers.map_or(&[][..], Vec::as_slice);
+                let (from_ms, to_ms) = approved(papers, officers, (*entry, *time_ms, &key.chat))
+                    .map_err(|why| format!("{what}, and {why}"))?;
+                let epochs = me.epochs.get(&(custodian.clone(), key.chat));
+                let epochs = epochs.map_or(&[][..], Vec::as_slice);
+                let own = epochs.iter().filter(|(e, _)| e == epoch);
+                let over = own.flat_map(|(_, at)| epochs.iter().filter(|(e, _)| e > epoch).map(move |(_, next)| {
+                    match next < at {
+                        true => (next.saturating_sub(EPOCH_RUN_MS_MAX), *next),
+                        false => (*at, (*next).max(at + 1)),
+                    }
+                }));
+                let mut over = over.peekable();
+                must(over.peek().is_some(), || format!("{what}, and epoch {epoch} was not over"))?;
+                let meets = |(began, ended): (WallMs, WallMs)| began < to_ms && ended > from_ms;
+                must(over.any(meets), || format!("{what}, and epoch {epoch} is of another time"))?;
+            }
+            _ => {}
+        }
+    }
+}
+judge! {
+    /// No share leaves a custodian under a deletion statement unless it names the chat and the
+    /// epoch and was signed, within the last day, by a device that was live, of an account that
+    /// was a member, before the release in that custodian's own log; to each lease key once, and
+    /// to a few only.
+    NothingWithoutMandate {
+        stood: BTreeMap<(CustodianId, Subject), Stood>,
+        creators: BTreeSet<(ChatId, AccountId)>,
+        served: BTreeMap<(CustodianId, [u8; 32], EpochNo), BTreeMap<[u8; 32], u64>>,
+    } |me, fact| {
+        match fact {
+            Fact::Stands { custodian, entry, subject, value } => {
+                // The only ones here who may delete what others wrote: who founded the chat.
+                if let Subject::Member(chat, account) = subject
+                    && !me.stood.keys().any(|(_, s)| matches!(s, Subject::Member(c, _) if c == chat))
+                {
+                    me.creators.insert((*chat, *account));
+                }
+                me.stood.entry((custodian.clone(), *subject)).or_default().push((*entry, *value));
+            }
+            Fact::Cut { custodian, entries } => {
+                for (_, stood) in me.stood.iter_mut().filter(|((c, _), _)| c == custodian) {
+                    stood.retain(|(entry, _)| entry < entries);
+                }
+                for (_, served) in me.served.iter_mut().filter(|((c, ..), _)| c == custodian) {
+                    served.retain(|_, entry| *entry < *entries);
+                }
+            }
+            Fact::Rewritten { custodian, key, epoch, entry, time_ms, lease_key, mandated } => {
+                let what = format!("{custodian} released {} at entry {entry} under a deletion", key.key_id);
+                let Some(m) = mandated else {
+                    return Err(format!("{what} that nobody can read"));
+                };
+                must(m.signed, || format!("{what} that its device did not sign for this home"))?;
+                let good = m.at_ms.saturating_sub(STATEMENT_AHEAD_MS_MAX)..m.at_ms + MANDATE_LIFE_MS;
+                must(good.contains(time_ms), || format!("{what} at {time_ms}, when it was not good"))?;
+                must(m.chat == key.chat && m.epochs.contains(epoch), || format!("{what}, which does not name epoch {epoch}"))?;
+                let before = |subject| {
+                    let stood = me.stood.get(&(custodian.clone(), subject))?;
+                    stood.iter().rev().find(|(at, _)| at < entry)?.1
+                };
+                let live = before(Subject::Device(m.account, m.device)).is_some_and(|until| *time_ms < until);
+                must(live, || format!("{what} by a device that was not live there"))?;
+                let member = before(Subject::Member(key.chat, m.account)).is_some_and(|from| from <= u64::from(*epoch));
+                must(member, || format!("{what} for an account that may not read epoch {epoch} there"))?;
+                must(!m.of_anyone || me.creators.contains(&(key.chat, m.account)), || format!("{what} of others' messages by a mere member"))?;
+                let served = me.served.entry((custodian.clone(), m.hash, *epoch)).or_default();
+                let first = served.entry(*lease_key).or_insert(*entry);
+                must(first == entry, || format!("{what} to the lease key of entry {first}"))?;
+                must(served.len() <= MANDATE_RELEASES_MAX, || format!("{what} for the {}th time", served.len()))?;
             }
             _ => {}
         }

@@ -14,7 +14,8 @@
 //! between any two steps and deposed ones go on until they notice; messages
 //! are lost, repeated, late; wall clocks are an hour off; custodians stop, lie,
 //! restart or are set back to older disks. People come into chats and go, their
-//! devices are revoked; and whoever took the home asks with grants that do not hold.
+//! devices are revoked; officers decide on orders, and alone thaw and shred; and whoever took
+//! the home asks with grants, deletion statements and orders that do not hold.
 //!
 //! The form (weighted random actions, recorded events, named invariants after
 //! each, then liveness) is learnt from Oxide's trust-quorum cluster test and
@@ -31,11 +32,13 @@ mod intruder;
 pub mod invariants;
 pub mod leader;
 mod overlay;
+pub mod papers;
 pub mod people;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod planted;
 pub mod record;
+pub mod releases;
 pub mod run;
 pub mod watch;
 pub mod world;
@@ -79,11 +82,19 @@ pub enum Mutant {
     SkipsCeilings,
     /// People call a removal done as soon as one custodian acknowledged it.
     DoneTooEarly,
+    /// Custodians take an order for approved by all of their officers.
+    SkipsApprovals,
+    /// Custodians take an order's approvals for old ones.
+    SkipsCoolOff,
+    /// Custodians take an order for one of all times.
+    SkipsDates,
+    /// Custodians forget how often a deletion's mandate was used.
+    SkipsMandates,
 }
 
 impl Mutant {
     /// All, with the invariant that is to catch each.
-    pub const ALL: [(Mutant, &'static str); 17] = [
+    pub const ALL: [(Mutant, &'static str); 21] = [
         (Mutant::SendsBeforeCommit, "IntentBeforeSend"),
         (Mutant::OpensTooEarly, "OpensWithEnough"),
         (Mutant::ReleasesBeforeCommit, "RecordedFirst"),
@@ -101,5 +112,9 @@ impl Mutant {
         (Mutant::SkipsEpochs, "NothingWithoutGrant"),
         (Mutant::SkipsCeilings, "NothingWithoutGrant"),
         (Mutant::DoneTooEarly, "RevokedReadsNothing"),
+        (Mutant::SkipsApprovals, "NothingWithoutOrder"),
+        (Mutant::SkipsCoolOff, "NothingWithoutOrder"),
+        (Mutant::SkipsDates, "NothingWithoutOrder"),
+        (Mutant::SkipsMandates, "NothingWithoutMandate"),
     ];
 }

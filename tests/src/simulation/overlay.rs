@@ -3,9 +3,14 @@
 
 use super::Mutant;
 use super::watch::custody_table;
+use super::world::DEPLOYMENT;
+use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::grant::Grant;
 use quorate_engine::authz::membership::Member;
+use quorate_engine::authz::officers::{Roster, Statement};
+use quorate_engine::authz::orders::OrderState;
 use quorate_engine::authz::standing::Role;
+use quorate_engine::crypto::labels::SIGN_OFFICER;
 use quorate_engine::crypto::sign::SigningKey;
 use quorate_engine::custody::{AccountRow, Command, Proposal};
 use quorate_engine::types::kv::{Kv, KvError, KvRead, Row};
@@ -22,15 +27,51 @@ impl<'a, K: Kv> Blind<'a, K> {
     pub fn new(kv: &'a mut K, mutant: Option<Mutant>, bytes: &[u8]) -> Self {
         let about = matches!(
             mutant,
-            Some(Mutant::SkipsMembers | Mutant::SkipsDevices | Mutant::SkipsCeilings)
+            Some(
+                Mutant::SkipsMembers
+                    | Mutant::SkipsDevices
+                    | Mutant::SkipsCeilings
+                    | Mutant::SkipsApprovals
+                    | Mutant::SkipsCoolOff
+                    | Mutant::SkipsDates
+                    | Mutant::SkipsMandates
+            )
         );
         let releases = |p: Proposal| {
-            let release = |c: &Command| matches!(c, Command::Release(_));
+            let release = |c: &Command| {
+                matches!(
+                    c,
+                    Command::Release(_) | Command::OrderRelease(_) | Command::MandateRelease(_)
+                )
+            };
             p.commands.iter().any(|s| release(&s.command))
         };
         let blind = about && Proposal::decode(bytes).is_ok_and(releases);
         let mutant = mutant.filter(|_| blind);
         Self { kv, mutant }
+    }
+}
+
+impl<K: Kv> Blind<'_, K> {
+    /// An order whose approvals are all there, or are old, or which is about all times.
+    fn wider(&self, row: &[u8]) -> Result<Vec<u8>, KvError> {
+        let mut order: OrderState = codec::decode("order", 1, row).expect("applied rows decode");
+        if self.mutant == Some(Mutant::SkipsCoolOff) {
+            order.approvals.values_mut().for_each(|at| *at = 0);
+        } else if self.mutant == Some(Mutant::SkipsDates) {
+            let mut asked = order.order().expect("kept orders read");
+            (asked.scope.from_ms, asked.scope.to_ms) = (0, u64::MAX);
+            // Nobody looks at the signature once it was taken in.
+            let key = SigningKey::from_seed(&Secret::take(&mut [1; 32]));
+            let asked = Statement::Order(asked);
+            order.envelope = Envelope::sign(SIGN_OFFICER, &DEPLOYMENT, &asked, &[&key]);
+        } else if let Some(roster) = self.kv.get(&[custody_table("roster")])? {
+            let roster: Roster = codec::decode("roster", 1, &roster).expect("applied rows decode");
+            let all = roster.officers().keys().map(|id| (*id, 0));
+            order.approvals = all.collect();
+            order.rejections.clear();
+        }
+        Ok(codec::encode(1, &order))
     }
 }
 
@@ -55,6 +96,12 @@ impl<K: Kv> KvRead for Blind<'_, K> {
                 codec::encode(1, &row)
             }),
             Some(Mutant::SkipsCeilings) if of("grant") => None,
+            Some(Mutant::SkipsMandates) if of("mandate") => None,
+            Some(Mutant::SkipsApprovals | Mutant::SkipsCoolOff | Mutant::SkipsDates)
+                if of("order") =>
+            {
+                row.map(|row| self.wider(&row)).transpose()?
+            }
             _ => row,
         })
     }

@@ -7,6 +7,7 @@ use super::custodian::{Custodian, Ticket};
 use super::facts::Fact;
 use super::world::{self, DEPLOYMENT, Event, T0_MS, World};
 use quorate_engine::authz::chain::{ChainId, Source};
+use quorate_engine::authz::deletion::Deletion;
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::grant::{Action, ChatRange, Claims, Grant};
 use quorate_engine::authz::identity::{
@@ -160,6 +161,17 @@ impl People {
     /// What every custodian has committed before anything begins.
     pub fn founding(&self) -> Vec<Command> {
         self.founding.clone()
+    }
+
+    /// Whether every statement stands at a blocking set of custodians.
+    pub fn all_done(&self) -> bool {
+        self.statements.values().all(|s| s.done)
+    }
+
+    /// A deletion, signed with one of someone's devices, whatever became of it.
+    pub fn signs(&self, who: usize, device: usize, deletion: &Deletion) -> Envelope {
+        let key = &self.persons[who].devices[device].key;
+        deletion.sign(key).expect("a well-formed deletion")
     }
 
     /// The key of a device, whoever has it.

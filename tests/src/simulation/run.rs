@@ -7,7 +7,7 @@ use super::facts::Fact;
 use super::world::World;
 use quorate_engine::audit::{Hash, Log, empty_root, entry_bytes, leaf_hash, node_hash};
 use quorate_engine::custody::protocol::{FreezeScope, KeyRef};
-use quorate_engine::custody::{Held, share};
+use quorate_engine::custody::{Held, freezes, share};
 use quorate_engine::home::read;
 use quorate_engine::types::CustodianId;
 use rand::RngExt;
@@ -71,7 +71,7 @@ fn outcome(world: World) -> Outcome {
 /// One random action of a client, an operator or bad luck.
 fn act(w: &mut World, rollbacks: bool) {
     let (shard, number) = (w.pick(w.shards.len()), w.pick(w.custodians.len()));
-    match w.rng.random_range(0..116) {
+    match w.rng.random_range(0..122) {
         0..8 if w.chats < 4 => {
             w.chats = w.found();
             w.begin(w.chats, Want::Create);
@@ -120,10 +120,10 @@ fn act(w: &mut World, rollbacks: bool) {
             if freeze {
                 hurry(w);
             }
-            w.operate(
-                number,
-                Custodian::operators(Some(freeze), scope, Vec::new()),
-            );
+            match freeze {
+                true => w.freeze(number, scope),
+                false => w.thaw(number, scope),
+            }
         }
         83..85 => shred(w, number),
         85..93 => lag(w),
@@ -143,7 +143,10 @@ fn act(w: &mut World, rollbacks: bool) {
         }
         97..100 if rollbacks => roll_back(w, number),
         100..108 => w.change_people(),
-        108.. => w.intrude(),
+        108..116 => w.intrude(),
+        116..118 => w.order(),
+        118..119 => w.disclose(),
+        119.. => w.rewrite(),
         _ => lag(w),
     }
 }
@@ -186,10 +189,7 @@ fn shred(w: &mut World, number: usize) {
     let everywhere = w.chance(30);
     for n in 0..w.custodians.len() {
         if !keys.is_empty() && (everywhere || n == number) {
-            w.operate(
-                n,
-                Custodian::operators(None, FreezeScope::All, keys.clone()),
-            );
+            w.shreds(n, &keys);
         }
     }
     w.recorder
@@ -252,7 +252,7 @@ fn heal(w: &mut World) {
             .map(|c| FreezeScope::Chat(w.chat_id(c)))
             .collect();
         for scope in scopes.into_iter().chain([FreezeScope::All]) {
-            w.operate(n, Custodian::operators(Some(false), scope, Vec::new()));
+            w.thaw(n, scope);
         }
     }
     w.pass_everything_on();
@@ -294,8 +294,11 @@ fn rest(w: &mut World) {
         let op = w.begin(chat, Want::Read);
         settle(w, &[op]);
         if readable && !w.ops[&op].ok {
+            let frozen: Vec<usize> = (w.custodians.iter())
+                .map(|c| freezes(c.cluster.kv()).map_or(0, |all| all.len()))
+                .collect();
             w.recorder.fact(Fact::Unfinished {
-                what: format!("chat {id} is not readable"),
+                what: format!("chat {id} is not readable; freezes at custodians: {frozen:?}"),
             });
         }
     }

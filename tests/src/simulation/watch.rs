@@ -2,18 +2,23 @@
 //! fact, a digest of the whole state is kept, and what is written is searched
 //! for secrets that may never be there.
 
-use super::facts::{Fact, Subject};
+use super::facts::{Fact, Said, Subject};
 use super::record::Recorder;
-use quorate_engine::audit::Log;
+use super::world::DEPLOYMENT;
+use quorate_engine::audit::{Entry, Log, entry_bytes};
+use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::identity::{AccountChange, AccountPayload, account_id, device_id};
 use quorate_engine::authz::membership::{ChatChange, ChatPayload, chat_id};
+use quorate_engine::authz::officers::{self, OfficerKey, Statement, Verdict};
+use quorate_engine::authz::orders::order_id;
+use quorate_engine::crypto::labels::SIGN_OFFICER;
 use quorate_engine::custody::protocol::KeyRef;
-use quorate_engine::custody::{LinkRow, Proposal, ShareRow, TABLES, Tombstone};
+use quorate_engine::custody::{Command, LinkRow, Proposal, ShareRow, TABLES, Tombstone};
 use quorate_engine::home::read;
 use quorate_engine::home::rows::{self, DealingRow, EpochRow, IdempotencyRow, RecordRow, table};
 use quorate_engine::types::codec;
 use quorate_engine::types::kv::{Kv, KvError, KvRead, MemKv, Row};
-use quorate_engine::types::{ChatId, CustodianId, KeyId, MessageId};
+use quorate_engine::types::{ChatId, CustodianId, KeyId, MessageId, OfficerId};
 
 /// One changed row: key, value after, whether there was one before.
 pub type Change = (Vec<u8>, Option<Vec<u8>>, bool);
@@ -139,8 +144,14 @@ impl Side {
                 .iter()
                 .filter(|(k, v, b)| k[0] == head && v.is_some() && !b)
                 .count() as u64;
-            let commands = Proposal::decode(entry).map_or(0, |p| p.commands.len() as u64);
+            let proposal = Proposal::decode(entry);
+            let commands = proposal.as_ref().map_or(0, |p| p.commands.len() as u64);
             let before = log.size() - grown;
+            for (at, stamped) in (before..).zip(proposal.iter().flat_map(|p| &p.commands)) {
+                if let Command::Officers(c) = &stamped.command {
+                    officers_said(id, kv, at, &c.statement, recorder);
+                }
+            }
             recorder.fact(Fact::LogGrew {
                 custodian: id.clone(),
                 commands,
@@ -148,6 +159,61 @@ impl Side {
                 after: log.size(),
             });
         }
+    }
+}
+
+/// What a paper of officers says, if whom it names signed it.
+fn officers_said(
+    custodian: &CustodianId,
+    kv: &MemKv,
+    entry: u64,
+    paper: &Envelope,
+    recorder: &mut Recorder,
+) {
+    let signers = paper.signers(SIGN_OFFICER, &DEPLOYMENT).unwrap_or_default();
+    let signers: Vec<OfficerId> = signers.into_iter().map(|k| OfficerKey(k).id()).collect();
+    let (order, said) = match Statement::read(paper) {
+        Ok(Statement::Bootstrap(b)) if b.custodian == *custodian => {
+            let officers = b.officers.iter().map(|o| o.public.id()).collect();
+            let custodian = custodian.clone();
+            return recorder.fact(Fact::Officers {
+                custodian,
+                officers,
+            });
+        }
+        Ok(Statement::Order(o)) if signers == [o.submitted_by.id()] => {
+            let asked = Said::Asked {
+                by: o.submitted_by.id(),
+                chats: o.scope.chats,
+                from_ms: o.scope.from_ms,
+                to_ms: o.scope.to_ms,
+                expires_ms: o.expires_ms,
+            };
+            (order_id(paper), asked)
+        }
+        Ok(Statement::Decision(d)) if signers == [d.officer] && d.custodian == *custodian => {
+            let officers::Subject::Order(order) = d.subject else {
+                return;
+            };
+            let said = match d.verdict {
+                Verdict::Approve => Said::For(d.officer),
+                Verdict::Reject => Said::Against(d.officer),
+                Verdict::Withdraw => Said::TakenBack(d.officer),
+            };
+            (order, said)
+        }
+        _ => return,
+    };
+    let bytes = entry_bytes(kv, entry).expect("memory does not fail");
+    let json = bytes.and_then(|b| Entry::from_json(&b).ok());
+    if let Some(Entry { time_ms, .. }) = json {
+        recorder.fact(Fact::Ordered {
+            custodian: custodian.clone(),
+            entry,
+            time_ms,
+            order,
+            said,
+        });
     }
 }
 
@@ -269,6 +335,8 @@ fn custodian_row(
             custodian,
             key,
             commitment: row.commitment,
+            epoch: row.epoch,
+            stored_ms: row.stored_ms,
         });
     }
 }

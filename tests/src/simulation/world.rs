@@ -4,15 +4,16 @@
 use super::Mutant;
 use super::clients::Op;
 use super::cluster::Cluster;
-use super::custodian::{Custodian, Ticket, Unconfirmed};
+use super::custodian::{Custodian, Unconfirmed};
 use super::leader::Leader;
+use super::papers::Papers;
 use super::people::People;
 use super::record::Recorder;
 use super::watch::Side;
 use quorate_engine::crypto::seal::RecipientKey;
 use quorate_engine::crypto::sign::SigningKey;
 use quorate_engine::custody;
-use quorate_engine::custody::protocol::{CustodianReply, CustodianRequest, FreezeScope};
+use quorate_engine::custody::protocol::{CustodianReply, CustodianRequest};
 use quorate_engine::home::command::{Reply, SetPolicy};
 use quorate_engine::home::{Command, HomeMachine, Proposal};
 use quorate_engine::policy::{Margins, Policy};
@@ -106,6 +107,8 @@ pub struct World {
     pub chats: u64,
     /// Everyone.
     pub people: People,
+    /// What opens without a reader's grant.
+    pub papers: Papers,
     /// Of whoever took the home: releases are sealed to it.
     pub thief: RecipientKey,
     /// The policy.
@@ -169,6 +172,7 @@ impl World {
             require_margin: rng.random_range(0..5) == 0,
         };
         let people = People::new(&mut rng);
+        let papers = Papers::new(identities.len(), &mut rng);
         let mut recorder = Recorder::default();
         let mut custodians = Vec::new();
         for (n, (id, key)) in identities.iter().enumerate() {
@@ -176,6 +180,7 @@ impl World {
             let mut c = Custodian::new(id.clone(), shards + n, replicas, key, &mut rng);
             let mut setup = c.setup(&policy.canonical());
             setup.extend(people.founding());
+            setup.push(papers.bootstrap(n, id));
             let bytes = custody::Proposal::new(T0_MS, setup, &mut rng).encode();
             c.cluster.commit(bytes, &mut recorder, None);
             custodians.push(c);
@@ -193,6 +198,7 @@ impl World {
             ops: BTreeMap::new(),
             chats: 0,
             people,
+            papers,
             thief: RecipientKey::generate(&mut rng),
             policy: Arc::new(policy),
             margins,
@@ -503,21 +509,6 @@ impl World {
             then(self, &mut leader);
             self.leaders.insert(id, leader);
         }
-    }
-
-    /// Commits an operator's command through a custodian's leader.
-    pub fn operate(&mut self, number: usize, command: custody::Command) {
-        let ticket = match &command {
-            custody::Command::Shred(c) => {
-                Ticket::Restriction(c.keys.iter().map(|k| (None, Some(k.key_id))).collect())
-            }
-            custody::Command::Freeze(c) => Ticket::Restriction(vec![match c.scope {
-                FreezeScope::All => (None, None),
-                FreezeScope::Chat(chat) => (Some(chat), None),
-            }]),
-            _ => Ticket::Nobody,
-        };
-        self.custodian_propose(number, vec![command], 0, 0, ticket);
     }
 
     /// Random bytes for a test's own use.
