@@ -142,8 +142,8 @@ impl World {
     }
 
     /// An order comes to every custodian, and officers decide on it: most for it, some against,
-    /// some of another custodian, and the submitter, who may not.
-    pub fn order(&mut self) {
+    /// some of another custodian, and the submitter, who may not. Hours `pass` then.
+    pub fn order(&mut self, pass: bool) {
         if self.chats == 0 {
             return;
         }
@@ -209,7 +209,7 @@ impl World {
                 self.step();
             }
             // A statement that comes hours late is refused, and people do not sign it anew here.
-            if self.people.all_done() {
+            if pass && self.people.all_done() {
                 self.now += delay;
             }
             self.disclose();

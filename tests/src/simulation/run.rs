@@ -144,7 +144,8 @@ fn act(w: &mut World, rollbacks: bool) {
         97..100 if rollbacks => roll_back(w, number),
         100..108 => w.change_people(),
         108..116 => w.intrude(),
-        116..118 => w.order(),
+        // Nor does a custodian that was set back learn hours later what most of them forgot.
+        116..118 => w.order(!rollbacks),
         118..119 => w.disclose(),
         119.. => w.rewrite(),
         _ => lag(w),
