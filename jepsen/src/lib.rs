@@ -5,12 +5,13 @@
 //!  nemesis  ──▶ cluster ───────┘
 //! ```
 //!
-//! Here now: [`history`] and [`verdict`]. Workloads, nemeses, clusters and
-//! checkers come with the harness itself; see `README.md`.
+//! [`history`] and [`verdict`] are what everything stands on; [`checker`] says
+//! what a history must satisfy.
 //!
 //! The conventions are Jepsen's (jepsen.io), so that its checkers can read our
 //! histories and people who know it need not learn ours.
 #![forbid(unsafe_code)]
 
+pub mod checker;
 pub mod history;
 pub mod verdict;
