@@ -11,8 +11,13 @@
 //! The values that each workload's operations carry stand in `README.md`.
 
 pub mod linearizable;
+pub mod list_append;
+pub mod liveness;
+pub mod node_logs;
+pub mod responses;
+pub mod set_full;
 pub mod simulate;
-mod stats;
+pub mod stats;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -108,11 +113,47 @@ pub fn for_workload(name: &str) -> Vec<Box<dyn Checker>> {
         "register" => vec![Box::new(Linearizable::new(Model::Register))],
         "grants" | "membership" => vec![Box::new(Linearizable::new(Model::Members))],
         "custody" => vec![Box::new(Linearizable::new(Model::Custody))],
-        "append" | "set" => Vec::new(),
+        "append" => vec![
+            Box::new(list_append::Lists),
+            Box::new(list_append::Transactions),
+        ],
+        "set" => vec![Box::new(set_full::SetFull)],
         _ => return Vec::new(),
     };
-    let every: [Box<dyn Checker>; 1] = [Box::new(stats::Stats)];
+    let every: [Box<dyn Checker>; 4] = [
+        Box::new(stats::Stats),
+        Box::new(liveness::Liveness),
+        Box::new(responses::Responses),
+        Box::new(node_logs::NodeLogs),
+    ];
     own.into_iter().chain(every).collect()
+}
+
+/// Checkers that a spec asks for by name besides its workload's: `"checks": ["theft", …]`.
+/// Asked for, a missing record is `unknown`.
+///
+/// # Errors
+/// For what is not a list of names of [`by_name`].
+pub fn asked_for(spec: &serde_json::Value) -> Result<Vec<Box<dyn Checker>>, String> {
+    let Some(names) = spec.get("checks") else {
+        return Ok(Vec::new());
+    };
+    let names = names.as_array().ok_or("spec.checks is not a list")?;
+    let one = |name: &serde_json::Value| {
+        let found = name.as_str().and_then(by_name);
+        found.ok_or_else(|| format!("there is no check {name}"))
+    };
+    names.iter().map(one).collect()
+}
+
+/// The checker of that name, of those that no workload has by itself.
+pub fn by_name(name: &str) -> Option<Box<dyn Checker>> {
+    extra().into_iter().find(|c| c.name() == name)
+}
+
+/// Checkers that read records which only some runs leave.
+fn extra() -> Vec<Box<dyn Checker>> {
+    Vec::new()
 }
 
 /// The elements of a list.
