@@ -1,0 +1,199 @@
+//! A deployment of three custodians made by hand: vaults, key files and images
+//! as nodes leave them, stolen in different sets.
+
+use super::*;
+use crate::checker::simulate::Random;
+use crate::checker::testing::Directory;
+use quorate_engine::crypto::seal::ShareBinding;
+use quorate_engine::crypto::{vault, wrap};
+use quorate_engine::custody::keys::{Provider, SlotPublic, SlotTable};
+use quorate_engine::custody::{KeyKind, Place};
+use quorate_engine::sharing::split;
+use quorate_engine::types::{RootKey, WrappingKey, codec};
+use rand_core::{TryCryptoRng, TryRng};
+use serde_json::{Value as Json, json};
+use std::convert::Infallible;
+
+struct Weak(Random);
+
+impl TryRng for Weak {
+    type Error = Infallible;
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        Ok(self.0.bits() as u32)
+    }
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(self.0.bits())
+    }
+    fn try_fill_bytes(&mut self, dst: &mut [u8]) -> Result<(), Infallible> {
+        dst.fill_with(|| self.0.bits() as u8);
+        Ok(())
+    }
+}
+impl TryCryptoRng for Weak {}
+
+fn secret(byte: u8) -> Secret<32> {
+    Secret::from_slice(&[byte; 32]).unwrap()
+}
+
+#[derive(serde::Serialize)]
+struct Entry {
+    kind: KeyKind,
+    version: u32,
+    #[serde(with = "serde_bytes")]
+    locked: Vec<u8>,
+}
+
+const CANARY: &str = "canary 5b0c1f6e2d";
+const NAMES: [&str; 3] = ["at", "ch", "de"];
+
+/// Writes images, vaults and key files, and gives `attack.json` for the custodians in `stolen`.
+fn deployment(dir: &Directory, stolen: &[&str]) -> Json {
+    let mut rng = Weak(Random(7));
+    let (deployment, chat) = (DeploymentId([1; 16]), ChatId([0xc4; 32]));
+    let (key_id, policy) = (KeyId([3; 16]), PolicyId([4; 32]));
+    let leaf = |name: &&str| Structure::Leaf(CustodianId::new(name).unwrap());
+    let structure = Structure::Gate {
+        threshold: 2,
+        children: NAMES.iter().map(leaf).collect(),
+    };
+    let mut key = [0; 32];
+    rng.try_fill_bytes(&mut key).unwrap();
+    let core = [&[0; 64], &key[..], &[0; 64]].concat();
+    dir.write("images/home.core", core);
+    dir.write("images/home.img", "sealed records only");
+    let key = DataKey(Secret::take(&mut key));
+    let check = key_check(&key);
+    for (i, (custodian, share)) in split(&structure, &key, &mut rng)
+        .unwrap()
+        .into_iter()
+        .enumerate()
+    {
+        let i = i as u8;
+        let place = Place {
+            deployment,
+            custodian: custodian.clone(),
+        };
+        let (unlock, root, wrapping) = (secret(10 + i), RootKey(secret(20 + i)), secret(30 + i));
+        let slot = SlotPublic::new(
+            CustodianId::new("key-file").unwrap(),
+            Provider::KeyFile,
+            &unlock,
+        );
+        let table = SlotTable::seal(&place, 1, 1, &[slot], &root, &mut rng).unwrap();
+        let entry = Entry {
+            kind: KeyKind::Wrapping,
+            version: 3,
+            locked: vault::lock(
+                &root,
+                &format!("{deployment}/{custodian}/1/wrapping/3"),
+                [9; 24],
+                &wrapping,
+            ),
+        };
+        let file = codec::encode(
+            2,
+            &(serde_bytes::ByteBuf::from(table.encode()), vec![entry]),
+        );
+        dir.write(&format!("{custodian}/keys.vault"), file);
+        dir.write(
+            &format!("{custodian}/key"),
+            hex::encode([10 + i; 32]) + "\n",
+        );
+        let binding = ShareBinding {
+            deployment,
+            custodian: custodian.clone(),
+            chat,
+            key_id,
+            policy,
+        };
+        let wrapped = wrap::wrap(&WrappingKey(wrapping), 3, &binding, [7; 24], &share);
+        let image = [
+            &[0xaa; 1000],
+            &chat.0[..],
+            &[0; 80],
+            &wrapped,
+            &[0x55; 1000],
+        ]
+        .concat();
+        dir.write(&format!("images/{custodian}.img"), image);
+    }
+    let custodian = |name: &&str| {
+        json!({
+            "name": name, "custodian": name, "files": [format!("images/{name}.img")],
+            "vaults": [{"node": 1, "vault": format!("{name}/keys.vault"), "key_file": format!("{name}/key")}],
+        })
+    };
+    let home = json!({"name": "home", "files": ["images/home.img"]});
+    let sites: Vec<Json> = stolen.iter().map(custodian).chain([home]).collect();
+    json!({
+        "deployment": deployment, "canaries": [CANARY], "sites": sites,
+        "targets": [{"chat": chat, "key_id": key_id, "policy": policy, "structure": structure, "check": hex::encode(check)}],
+    })
+}
+
+fn carry_out(dir: &Directory, json: Json) -> Loot {
+    attack(&dir.0, &serde_json::from_value(json).unwrap()).unwrap()
+}
+
+#[test]
+fn two_of_three_custodians_give_the_key_and_one_does_not() {
+    let dir = Directory::new("attacker-sets");
+    let all = carry_out_with(&dir, &NAMES);
+    assert_eq!(all.shares.values().sum::<usize>(), 3);
+    assert_eq!(all.allowed.len(), 4, "three pairs and all three: {all:?}");
+    assert_eq!((all.breaches.len(), all.without_control(1)), (0, vec![]));
+    let one = carry_out_with(&dir, &["ch"]);
+    assert_eq!(one.shares["ch"], 1);
+    assert!(one.allowed.is_empty() && one.breaches.is_empty());
+    assert!(one.combinations > 0, "it was tried all the same");
+    assert_eq!(one.without_control(1), [0]);
+}
+
+fn carry_out_with(dir: &Directory, stolen: &[&str]) -> Loot {
+    let json = deployment(dir, stolen);
+    carry_out(dir, json)
+}
+
+#[test]
+fn a_share_that_is_the_key_is_a_breach() {
+    let dir = Directory::new("attacker-breach");
+    let mut json = deployment(&dir, &["at", "ch"]);
+    // The same dealing under a policy that claims to need all three.
+    json["targets"][0]["structure"]["Gate"]["threshold"] = json!(3);
+    let loot = carry_out(&dir, json);
+    assert_eq!(loot.breaches, ["target 0: at, ch gave the data key"]);
+}
+
+#[test]
+fn canaries_and_open_keys_are_found_wherever_they_lie() {
+    let dir = Directory::new("attacker-canaries");
+    let mut json = deployment(&dir, &["ch"]);
+    dir.write("images/home.img", format!("log: {}", hex::encode(CANARY)));
+    json["sites"][1]["cores"] = json!(["images/home.core"]);
+    let loot = carry_out(&dir, json);
+    assert_eq!(
+        loot.canaries,
+        ["home: images/home.img: byte 5: canary 0 in hex"]
+    );
+    assert_eq!(
+        loot.breaches,
+        ["home: images/home.core: byte 64: the data key of target 0 lies open"]
+    );
+}
+
+#[test]
+fn what_cannot_be_read_is_an_error_and_not_a_silence() {
+    let dir = Directory::new("attacker-missing");
+    let json = deployment(&dir, &["ch"]);
+    let broken: [fn(&mut Json); 4] = [
+        |j| j["sites"][0]["files"][0] = json!("images/none.img"),
+        |j| j["sites"][0]["vaults"][0]["key_file"] = json!("at/key"),
+        |j| j["canaries"][0] = json!("short"),
+        |j| j["targets"][0]["check"] = json!("zz"),
+    ];
+    for change in broken {
+        let mut json = json.clone();
+        change(&mut json);
+        assert!(attack(&dir.0, &serde_json::from_value(json).unwrap()).is_err());
+    }
+}
