@@ -5,12 +5,14 @@
 //! |---|---|
 //! | `spec.json` | what was asked for; `workload` names the checkers |
 //! | `history.jsonl`, else `history.edn` | what clients and the nemesis saw |
-//! | `records/`, `nodes/`, `images/` | what some checkers read besides |
+//! | `own.json` | what the harness saw itself: `[{"name", "verdict", "why": []}]` |
+//! | `logs/`, `records/`, `attack.json` | what some checkers read besides |
 
 use crate::checker::{self, CheckResult, Checker, Evidence, TestRecord};
 use crate::history::{History, edn, jsonl};
 use crate::report;
 use crate::verdict::{HarnessFailure, Verdict};
+use serde::Deserialize;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
@@ -21,17 +23,26 @@ pub struct Analysis {
     /// The worst of all.
     pub verdict: Verdict,
     /// Each checker's name and what it found, the worst first.
-    pub results: Vec<(&'static str, CheckResult)>,
+    pub results: Vec<(String, CheckResult)>,
 }
 
 impl Analysis {
+    /// The worst first.
+    fn of(mut results: Vec<(String, CheckResult)>) -> Self {
+        results.sort_by_key(|(_, result)| std::cmp::Reverse(result.verdict));
+        Self {
+            verdict: Verdict::merge(results.iter().map(|(_, r)| r.verdict)),
+            results,
+        }
+    }
+
     /// The finding to look at first: of the worst checkers the one with the fewest lines.
-    pub fn shortest(&self) -> Option<(&'static str, &Evidence)> {
+    pub fn shortest(&self) -> Option<(&str, &Evidence)> {
         let worst = self
             .results
             .iter()
             .filter(|(_, r)| r.verdict == self.verdict);
-        let all = worst.flat_map(|(name, r)| r.evidence.iter().map(|e| (*name, e)));
+        let all = worst.flat_map(|(name, r)| r.evidence.iter().map(|e| (name.as_str(), e)));
         // A finding without lines is shown by its sentence alone; lines are better.
         all.min_by_key(|(_, e)| (e.ops.is_empty(), e.ops.len()))
             .filter(|_| self.verdict != Verdict::True)
@@ -76,13 +87,40 @@ fn history(dir: &Path) -> Result<History, HarnessFailure> {
 
 /// Runs these checkers.
 pub fn check(test: &TestRecord, checkers: &[Box<dyn Checker>]) -> Analysis {
-    let mut results: Vec<(&'static str, CheckResult)> =
-        checkers.iter().map(|c| (c.name(), c.check(test))).collect();
-    results.sort_by_key(|(_, result)| std::cmp::Reverse(result.verdict));
-    Analysis {
-        verdict: Verdict::merge(results.iter().map(|(_, r)| r.verdict)),
-        results,
+    let one = |c: &Box<dyn Checker>| (c.name().to_owned(), c.check(test));
+    Analysis::of(checkers.iter().map(one).collect())
+}
+
+/// What the harness saw itself and left in `own.json`: coverage, recovery, its own stalls.
+#[derive(Deserialize)]
+struct Own {
+    name: String,
+    verdict: Verdict,
+    why: Vec<String>,
+}
+
+/// A history from elsewhere has none.
+fn own(dir: &Path) -> Result<Vec<(String, CheckResult)>, HarnessFailure> {
+    let path = dir.join("own.json");
+    if !path.exists() {
+        return Ok(Vec::new());
     }
+    let reading = || format!("reading {}", path.display());
+    let text = std::fs::read_to_string(&path).map_err(|e| failure(reading(), e))?;
+    let all: Vec<Own> = serde_json::from_str(&text).map_err(|e| failure(reading(), e))?;
+    let one = |own: Own| {
+        let result = CheckResult {
+            verdict: own.verdict,
+            evidence: own
+                .why
+                .into_iter()
+                .map(|why| Evidence::new(why, []))
+                .collect(),
+            details: serde_json::Value::Null,
+        };
+        (own.name, result)
+    };
+    Ok(all.into_iter().map(one).collect())
 }
 
 /// Checks the run in `dir` with the checkers of its workload and those its
@@ -104,7 +142,9 @@ pub fn analyze(dir: &Path) -> Result<Analysis, HarnessFailure> {
         ));
     }
     checkers.extend(checker::asked_for(&test.spec).map_err(|why| failure(choosing(), why))?);
-    let analysis = check(&test, &checkers);
+    let mut results = check(&test, &checkers).results;
+    results.extend(own(dir)?);
+    let analysis = Analysis::of(results);
     report::write(&test, &analysis)
         .map_err(|e| failure(format!("writing results to {}", dir.display()), e))?;
     Ok(analysis)
@@ -118,7 +158,7 @@ mod tests {
 
     fn run_of(dir: &Directory, spec: &str, history: &History) {
         dir.write("spec.json", spec);
-        dir.write("nodes/home-1/node.log", "INFO ready\n");
+        dir.write("logs/home-1.log", "INFO ready\n");
         let file = File::create(dir.0.join("history.jsonl")).unwrap();
         jsonl::write(history, file).unwrap();
     }

@@ -1,7 +1,7 @@
 //! What must go on under a fault, and what must end soon.
 //!
-//! A fault whose first `info` carries a map with `:expect` makes a promise
-//! from its start (after a time to settle) to its end:
+//! A fault whose first or second `info` carries a map with `:expect` makes a
+//! promise from when it had struck (after a time to settle) to its end:
 //!
 //! | `:expect` | promise |
 //! |---|---|
@@ -13,7 +13,7 @@
 //! shows nothing.
 
 use super::{CheckResult, Checker, Evidence, TestRecord, list};
-use crate::history::{Kind, Op, Operation, Process, Value};
+use crate::history::{Fault, Kind, Op, Operation, Process, Value};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -50,24 +50,30 @@ struct Window<'a> {
     fs: Option<&'a [Value]>,
 }
 
-fn window<'a>(op: &Operation<'a>) -> Result<Option<Window<'a>>, String> {
-    let Value::Map(map) = &op.invoked.value else {
+fn window<'a>(fault: &Fault<'a>) -> Result<Option<Window<'a>>, String> {
+    let lines = [Some(fault.begun), fault.struck];
+    let promise = lines.into_iter().flatten().find_map(|op| match &op.value {
+        Value::Map(map) => Some((map.get("expect")?, map)),
+        _ => None,
+    });
+    let Some((expect, map)) = promise else {
         return Ok(None);
     };
-    let stop = match map.get("expect") {
-        None => return Ok(None),
-        Some(Value::Keyword(word)) if word == "progress" => false,
-        Some(Value::Keyword(word)) if word == "stop" => true,
-        Some(_) => {
+    let stop = match expect {
+        Value::Keyword(word) if word == "progress" => false,
+        Value::Keyword(word) if word == "stop" => true,
+        _ => {
             return Err(format!(
                 "operation {}: :expect is :progress or :stop",
-                op.invoked.index
+                fault.begun.index
             ));
         }
     };
+    // Without a heal of its own the second line is the end.
+    let healed = fault.ended.map(|o| o.index) != fault.struck.map(|o| o.index);
     Ok(Some(Window {
-        start: op.invoked,
-        end: op.completed,
+        start: fault.struck.filter(|_| healed).unwrap_or(fault.begun),
+        end: fault.ended,
         stop,
         fs: map.get("fs").and_then(list),
     }))
@@ -89,11 +95,8 @@ impl Checker for Liveness {
         let end_of_run = test.history.ops().last().map_or(0, |op| op.time);
         let all: Vec<Operation<'_>> = test.history.operations().collect();
         let (mut found, mut told, mut short) = (Vec::new(), Vec::new(), 0_u64);
-        for fault in all
-            .iter()
-            .filter(|op| op.invoked.process == Process::Nemesis)
-        {
-            let window = match window(fault) {
+        for fault in test.history.faults() {
+            let window = match window(&fault) {
                 Ok(Some(window)) => window,
                 Ok(None) => continue,
                 Err(why) => return CheckResult::unknown(why, json!({})),
@@ -216,6 +219,24 @@ mod tests {
         let slow = check("stop", "info", 6);
         assert_eq!(slow.verdict, Verdict::False);
         assert!(slow.evidence[0].what.contains("longer than 10 ms"));
+    }
+
+    #[test]
+    fn a_fault_that_is_healed_later_counts_from_when_it_had_struck() {
+        let mut test = record(
+            "n info cut nil
+             n info cut {:outcome :installed :expect :stop}
+             0 invoke read 1
+             0 ok read 1
+             n info heal-cut nil
+             n info heal-cut nil",
+        );
+        test.spec = json!({"liveness": {"settle_ms": 0}});
+        let found = Liveness.check(&test);
+        assert_eq!(
+            (found.verdict, &found.evidence[0].ops[..]),
+            (Verdict::False, &[1, 2, 3][..])
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! What no node may ever write to its log: a panic, an invariant it found
-//! broken, a state it had to refuse. Reads every `*.log` below `nodes/` of the
+//! broken, a state it had to refuse. Reads every `*.log` below `logs/` of the
 //! run's directory; a line the spec expects (`spec.expected_log`, a list of
 //! texts) is passed over, because some faults must make a node complain.
 
@@ -21,7 +21,7 @@ pub const PATTERNS: [&str; 7] = [
 
 /// Longest part of a line that is looked at, in bytes.
 const LINE_BYTES_MAX: u64 = 64 << 10;
-/// Deepest directory below `nodes/`.
+/// Deepest directory below `logs/`.
 const DEPTH_MAX: usize = 6;
 
 /// See the module.
@@ -59,7 +59,7 @@ impl Checker for NodeLogs {
             .flatten()
             .filter_map(|e| e.as_str())
             .collect();
-        let files = files_below(&test.dir.join("nodes"), ".log");
+        let files = files_below(&test.dir.join("logs"), ".log");
         let (mut found, mut lines) = (Vec::new(), 0_u64);
         for path in &files {
             let name = path.strip_prefix(&test.dir).unwrap_or(path).display();
@@ -90,7 +90,7 @@ impl Checker for NodeLogs {
         }
         let details = json!({"files": files.len(), "lines": lines, "findings": found.len()});
         if lines == 0 {
-            return CheckResult::unknown("no node wrote a log below nodes/", details);
+            return CheckResult::unknown("no node wrote a log below logs/", details);
         }
         CheckResult::from_findings(found, details)
     }
@@ -108,10 +108,10 @@ mod tests {
         let mut test = record("");
         test.dir = dir.0.clone();
         assert_eq!(NodeLogs.check(&test).verdict, Verdict::Unknown);
-        dir.write("nodes/home-1/node.log", "INFO started\n");
+        dir.write("logs/home-1/node.log", "INFO started\n");
         assert_eq!(NodeLogs.check(&test).verdict, Verdict::True);
         dir.write(
-            "nodes/home-2/node.log",
+            "logs/home-2/node.log",
             "INFO started\nthread 'main' panicked at src/x.rs:1:1: failpoint a::b\n",
         );
         let found = NodeLogs.check(&test);
@@ -119,7 +119,7 @@ mod tests {
         assert!(
             found.evidence[0]
                 .what
-                .starts_with("nodes/home-2/node.log:2: thread")
+                .starts_with("logs/home-2/node.log:2: thread")
         );
         test.spec = json!({"expected_log": ["failpoint a::b"]});
         assert_eq!(NodeLogs.check(&test).verdict, Verdict::True);

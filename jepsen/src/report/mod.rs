@@ -47,7 +47,7 @@ fn results(analysis: &Analysis) -> Json {
     let mut checkers = Map::new();
     for (name, result) in &analysis.results {
         checkers.insert(
-            (*name).to_owned(),
+            name.clone(),
             json!({"valid?": result.verdict, "evidence": result.evidence, "details": result.details}),
         );
     }
@@ -115,7 +115,11 @@ fn junit(test: &TestRecord, analysis: &Analysis) -> String {
         count(Verdict::Unknown)
     );
     for (checker, result) in &analysis.results {
-        let _ = write!(out, "  <testcase classname=\"{name}\" name=\"{checker}\"");
+        let _ = write!(
+            out,
+            "  <testcase classname=\"{name}\" name=\"{}\"",
+            escape(checker)
+        );
         let what = |e: &[Evidence]| escape(e.first().map_or("", |e| &e.what));
         let inner = match result.verdict {
             Verdict::True => String::new(),

@@ -1,7 +1,7 @@
 //! Latency and rate over time as SVG, with a band for each fault.
 
 use super::escape;
-use crate::history::{History, Kind, Operation, Process};
+use crate::history::{Fault, History, Kind, Operation, Process};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
@@ -31,17 +31,14 @@ pub(super) struct Band<'a> {
 }
 
 /// Faults in order of their beginning; one that never ended lasts to the end.
-pub(super) fn bands(history: &History) -> Vec<Band<'_>> {
+pub(super) fn bands<'a>(history: &'a History) -> Vec<Band<'a>> {
     let end = history.ops().last().map_or(0, |op| op.time);
-    let faults = history.operations();
-    let faults = faults.filter(|op| op.invoked.process == Process::Nemesis);
-    faults
-        .map(|op| Band {
-            f: &op.invoked.f,
-            from: op.invoked.time,
-            to: op.completed.map_or(end, |c| c.time),
-        })
-        .collect()
+    let band = |fault: &Fault<'a>| Band {
+        f: &fault.begun.f,
+        from: fault.begun.time,
+        to: fault.ended.map_or(end, |op| op.time),
+    };
+    history.faults().iter().map(band).collect()
 }
 
 fn clients(history: &History) -> impl Iterator<Item = Operation<'_>> {

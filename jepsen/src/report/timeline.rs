@@ -36,7 +36,8 @@ pub(super) fn page(test: &TestRecord, analysis: &Analysis) -> String {
     if let Some((checker, evidence)) = analysis.shortest() {
         let _ = write!(
             out,
-            "<h2>{checker}</h2>\n<p>{}</p>\n<pre>",
+            "<h2>{}</h2>\n<p>{}</p>\n<pre>",
+            escape(checker),
             escape(&evidence.what)
         );
         for op in lines(test, evidence) {
@@ -50,7 +51,8 @@ pub(super) fn page(test: &TestRecord, analysis: &Analysis) -> String {
         let why: Vec<String> = result.evidence.iter().map(|e| escape(&e.what)).collect();
         let _ = writeln!(
             out,
-            "<tr><td>{checker}</td><td class=\"{verdict}\">{verdict}</td><td>{}</td></tr>",
+            "<tr><td>{}</td><td class=\"{verdict}\">{verdict}</td><td>{}</td></tr>",
+            escape(checker),
             why.join("<br>")
         );
     }
