@@ -342,4 +342,6 @@ fn combinations(
 }
 
 #[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
 mod tests;

@@ -231,7 +231,10 @@ mod tests {
         ] {
             // The second may lie open in the frame as well, and is found in both places.
             let found = forms(&among(&frame));
-            assert!(!found.is_empty() && found.iter().all(|f| *f == "raw"), "{found:?}");
+            assert!(
+                !found.is_empty() && found.iter().all(|f| *f == "raw"),
+                "{found:?}"
+            );
         }
         let broken = lz4(&[TEXT, &[7; 100_000]].concat());
         assert_eq!(forms(&among(&broken[..broken.len() - 20])), ["raw"]);

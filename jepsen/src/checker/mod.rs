@@ -10,14 +10,26 @@
 //! A checker whose record is missing or too thin says `unknown`, never `true`.
 //! The values that each workload's operations carry stand in `README.md`.
 
+pub mod audit_before_release;
+pub mod audit_truth;
+pub mod convergence;
+pub mod create_atomicity;
+pub mod deletion_permanence;
+pub mod fsync_discipline;
+pub mod late_nodes;
 pub mod linearizable;
 pub mod list_append;
 pub mod liveness;
+pub mod no_cross_chat;
+pub mod no_release_below_quorum;
 pub mod node_logs;
+mod records;
+pub mod releases_counted;
 pub mod responses;
 pub mod set_full;
 pub mod simulate;
 pub mod stats;
+pub mod theft;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -116,6 +128,7 @@ pub fn for_workload(name: &str) -> Vec<Box<dyn Checker>> {
         "append" => vec![
             Box::new(list_append::Lists),
             Box::new(list_append::Transactions),
+            Box::new(no_cross_chat::NoCrossChat),
         ],
         "set" => vec![Box::new(set_full::SetFull)],
         _ => return Vec::new(),
@@ -153,7 +166,18 @@ pub fn by_name(name: &str) -> Option<Box<dyn Checker>> {
 
 /// Checkers that read records which only some runs leave.
 fn extra() -> Vec<Box<dyn Checker>> {
-    Vec::new()
+    vec![
+        Box::new(audit_before_release::AuditBeforeRelease),
+        Box::new(audit_truth::AuditTruth),
+        Box::new(convergence::Convergence),
+        Box::new(create_atomicity::CreateAtomicity),
+        Box::new(deletion_permanence::DeletionPermanence),
+        Box::new(fsync_discipline::FsyncDiscipline),
+        Box::new(late_nodes::LateNodes),
+        Box::new(no_release_below_quorum::NoReleaseBelowQuorum),
+        Box::new(releases_counted::ReleasesCounted),
+        Box::new(theft::Theft),
+    ]
 }
 
 /// The elements of a list.
@@ -169,5 +193,42 @@ fn int(value: &Value) -> Option<i64> {
     match value {
         Value::Int(n) => Some(*n),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_known_by_name() {
+        let workloads = [
+            "append",
+            "register",
+            "set",
+            "grants",
+            "membership",
+            "custody",
+        ];
+        for workload in workloads {
+            let all: Vec<_> = for_workload(workload)
+                .into_iter()
+                .chain(extra())
+                .map(|c| c.name())
+                .collect();
+            let mut names = all.clone();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), all.len(), "{workload}: {all:?}");
+        }
+        assert!(for_workload("cooking").is_empty());
+        let spec = serde_json::json!({"checks": ["theft", "convergence"]});
+        assert_eq!(asked_for(&spec).unwrap().len(), 2);
+        for bad in [
+            serde_json::json!({"checks": "theft"}),
+            serde_json::json!({"checks": ["x"]}),
+        ] {
+            assert!(asked_for(&bad).is_err());
+        }
     }
 }

@@ -57,3 +57,14 @@ impl Drop for Directory {
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
+
+/// A record without operations, with these files of `records/`.
+pub(crate) fn with_records(dir: &Directory, files: &[(&str, &str)]) -> TestRecord {
+    for (name, text) in files {
+        dir.write(&format!("records/{name}.jsonl"), text);
+    }
+    TestRecord {
+        dir: dir.0.clone(),
+        ..record("")
+    }
+}
