@@ -378,7 +378,7 @@ fn planted_module_violations_are_found() {
         (engine, "custody/mod.rs", "let x = std::fs::read(p);"),
         (
             jepsen,
-            "checker/set.rs",
+            "workload/set.rs",
             "use quorate_engine::{api::Chat, types::ChatId};",
         ),
         (
