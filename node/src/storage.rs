@@ -95,7 +95,7 @@ pub struct StorageOptions {
 }
 
 /// Cache of all state stores of a node together, in bytes, unless configured.
-pub const STORE_CACHE_BYTES: usize = 96 << 20;
+pub const STORE_CACHE_BYTES: usize = 64 << 20;
 /// Least cache of one store, in bytes.
 const STORE_CACHE_BYTES_MIN: usize = 4 << 20;
 

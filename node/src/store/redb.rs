@@ -2,8 +2,8 @@
 //!
 //! While entries are applied commits are not durable: the file's root on disk stays where the
 //! last durable one put it, and a restart begins there. So what comes between need not go into
-//! the tree at once: up to [`RECENT_BYTES_MAX`] of it lie in memory over the tree, where rows
-//! that change with every entry change for nothing, and reads see both as one.
+//! the tree at once: up to a mebibyte of it lies in memory over the tree, where rows that change
+//! with every entry change for nothing, and reads see both as one.
 //!
 //! ```text
 //!  commit ──▶ recent rows ──(enough of them, or durable)──▶ redb
@@ -30,8 +30,9 @@ const VERSION_KEY: &str = "format";
 /// Format version that this build writes and the newest it reads.
 const VERSION: u8 = 1;
 
-/// Bytes of changes that lie in memory before they go into the tree (one commit may exceed it).
-pub const RECENT_BYTES_MAX: usize = 1 << 20;
+/// Bytes of changes that lie in memory before they go into the tree (one commit may exceed it):
+/// a 64th of what the store caches, at least and at most so many.
+const RECENT_BYTES: (usize, usize) = (256 << 10, 1 << 20);
 /// What a changed row takes in memory besides its key and its value, about.
 const ROW_BYTES: usize = 96;
 
@@ -39,6 +40,7 @@ const ROW_BYTES: usize = 96;
 pub struct RedbStore {
     db: Database,
     path: PathBuf,
+    recent_bytes_max: usize,
     /// Held over a whole commit: there is one writer at a time.
     writing: Mutex<()>,
     now: RwLock<Now>,
@@ -129,6 +131,7 @@ impl RedbStore {
         Ok(Self {
             db,
             path: path.to_owned(),
+            recent_bytes_max: (cache_bytes / 64).clamp(RECENT_BYTES.0, RECENT_BYTES.1),
             writing: Mutex::new(()),
             now: RwLock::new(Now {
                 tree,
@@ -252,7 +255,7 @@ impl Store for RedbStore {
             // Copied only while somebody holds a view of it.
             let recent = Arc::make_mut(&mut now.recent);
             recent.add(changes);
-            if !durable && recent.bytes < RECENT_BYTES_MAX {
+            if !durable && recent.bytes < self.recent_bytes_max {
                 return Ok(());
             }
             now.recent.clone()

@@ -239,7 +239,7 @@ fn recent_changes_move_into_the_tree_unseen() {
             .unwrap();
     }
     let bytes: usize = model.0.values().map(Vec::len).sum();
-    assert!(bytes > 3 * redb::RECENT_BYTES_MAX, "it moved several times");
+    assert!(bytes > 3 * CACHE_BYTES, "it moved several times");
     for (view, then) in held.drain(..) {
         assert!(rows(&*view) == then, "a view stays still");
     }
