@@ -328,15 +328,18 @@ impl Case for Pages {
 pub struct ColdReads {
     client: Client,
     chats: Vec<String>,
+    /// Chats that one grant names.
+    granted: usize,
     next: AtomicUsize,
 }
 
 impl ColdReads {
-    /// Of `chats`, each read once.
-    pub fn new(client: Client, chats: Vec<String>) -> Self {
+    /// Of `chats`, each read once, `granted` of them under one grant.
+    pub fn new(client: Client, chats: Vec<String>, granted: usize) -> Self {
         Self {
             client,
             chats,
+            granted,
             next: AtomicUsize::new(0),
         }
     }
@@ -348,13 +351,17 @@ impl Case for ColdReads {
     }
     fn operation(&self, _client: usize, _n: usize) -> BoxFuture<'_, Result<Done, ClientError>> {
         Box::pin(async move {
-            let Some(chat) = self.chats.get(self.next.fetch_add(1, Ordering::Relaxed)) else {
+            let at = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(chat) = self.chats.get(at) else {
                 return Ok(Done {
                     items: 0,
                     last: true,
                 });
             };
-            self.client.message(chat, 0).await?;
+            let first = at - at % self.granted;
+            let end = self.chats.len().min(first + self.granted);
+            let together = &self.chats[first..end];
+            self.client.message_of(chat, 0, together).await?;
             Ok(Done {
                 items: 1,
                 last: false,

@@ -166,9 +166,23 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn message(&self, chat: &str, message: u64) -> Result<Message, ClientError> {
+        self.message_of(chat, message, &[chat.to_owned()]).await
+    }
+
+    /// As [`Client::message`], under a grant that names `chats`: whoever opens several at once
+    /// grants them at once.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn message_of(
+        &self,
+        chat: &str,
+        message: u64,
+        chats: &[String],
+    ) -> Result<Message, ClientError> {
         let path = format!("/v1/chats/{chat}/messages/{message}");
-        self.json(Call::get(&path, Wants::read(vec![id(chat)?])))
-            .await
+        let chats = chats.iter().map(|c| id(c)).collect::<Result<_, _>>()?;
+        self.json(Call::get(&path, Wants::read(chats))).await
     }
 
     /// `GET /v1/chats/{chat}/messages`, one page; asks for less when the answer would be too large.

@@ -8,6 +8,7 @@ use crate::bench::{
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::output::remark;
 use quorate_engine::api::{CONTENT_BYTES_MAX, MESSAGES_PER_CALL_MAX};
+use quorate_engine::authz::grant::GRANT_CHATS_MAX;
 use quorate_engine::custody::protocol::KEYS_PER_REQUEST_MAX;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -40,7 +41,7 @@ pub struct Args {
     /// Text bytes of one message
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=(CONTENT_BYTES_MAX as u64 - 4096)))]
     size: u64,
-    /// Messages a write, or keys a share store or release (at most 256)
+    /// Messages a write, keys a share store or release (at most 256), or chats a cold read's grant names (at most 64)
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=MESSAGES_PER_CALL_MAX as u64))]
     batch: u64,
     /// Messages a page
@@ -153,6 +154,12 @@ async fn home_node(args: &Args, context: &Context) -> Result<Arc<HomeNode>, Fail
 }
 
 async fn cold(args: &Args, load: Load, context: &Context) -> Result<Measured, Failure> {
+    if args.batch > GRANT_CHATS_MAX as u64 {
+        return Err(Failure::usage(
+            format!("a grant names at most {GRANT_CHATS_MAX} chats"),
+            "give a smaller --batch",
+        ));
+    }
     let client = context.client()?;
     let many = Load {
         chats: args.cold_chats as usize,
@@ -161,7 +168,11 @@ async fn cold(args: &Args, load: Load, context: &Context) -> Result<Measured, Fa
     let ground = Ground::prepare(client.clone(), many, 0).await?;
     tokio::time::sleep(Duration::from_secs(args.settle)).await;
     let before = client.status().await?.leases;
-    let case = Arc::new(ColdReads::new(client.clone(), ground.chats().to_vec()));
+    let case = Arc::new(ColdReads::new(
+        client.clone(),
+        ground.chats().to_vec(),
+        load.batch,
+    ));
     let measured = drive(case, load).await;
     let after = client.status().await?.leases;
     remark(&format!(
