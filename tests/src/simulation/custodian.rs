@@ -379,7 +379,8 @@ impl World {
             | CustodianRequest::Lookup(_)
             | CustodianRequest::OrderRelease(_)
             | CustodianRequest::MandateRelease(_)
-            | CustodianRequest::AccountChain(_) => unreachable!("no leader sends it"),
+            | CustodianRequest::AccountChain(_)
+            | CustodianRequest::OrderAccounts(_) => unreachable!("no leader sends it"),
             CustodianRequest::SealingKey => {
                 let statement = c.statement.clone();
                 self.answer(
