@@ -281,10 +281,13 @@ pub(super) fn order_words(order: &Order) -> String {
         time(order.scope.to_ms)
     );
     for chat in &order.scope.chats {
-        let _ = write!(out, "\n  chat {chat}");
+        let _ = write!(out, "\n  chat {chat}: what anybody wrote there");
     }
     for account in &order.scope.accounts {
-        let _ = write!(out, "\n  account {account}");
+        let _ = write!(
+            out,
+            "\n  account {account}: what it wrote, wherever it is or was a member"
+        );
     }
     let _ = write!(
         out,

@@ -13,9 +13,8 @@ use quorate_engine::api::officers::{OfficersView, OrderDetail, OrderView, Orders
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::officers::{DocumentHash, OfficerKey, Statement, Subject, Verdict};
 use quorate_engine::authz::orders::{Order, OrderScope, OrderStatus, order_id};
-use quorate_engine::types::{ChatId, OrderId};
+use quorate_engine::types::{AccountId, ChatId, OrderId};
 use serde::Serialize;
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -68,9 +67,12 @@ struct Open {
     /// The document that was served; its BLAKE3 stands in the order
     #[arg(long, value_name = "FILE")]
     document: PathBuf,
-    /// A chat; repeat for more
-    #[arg(long = "chat", value_name = "ID", required = true)]
+    /// A chat, whoever wrote there; repeat for more
+    #[arg(long = "chat", value_name = "ID", required_unless_present = "accounts")]
     chats: Vec<ChatId>,
+    /// An account: what it wrote, in all chats where it is or was a member; repeat for more
+    #[arg(long = "account", value_name = "ID")]
+    accounts: Vec<AccountId>,
     /// Records from here on: 2026-11-21, 2026-11-21T02:15:00Z or Unix milliseconds
     #[arg(long, value_parser = moment)]
     from: u64,
@@ -176,7 +178,7 @@ async fn open(args: Open, context: &Context) -> CommandResult {
         document_hash: document_hash(&args.document)?,
         scope: OrderScope {
             chats: args.chats.into_iter().collect(),
-            accounts: BTreeSet::new(),
+            accounts: args.accounts.into_iter().collect(),
             from_ms: args.from,
             to_ms: args.to,
         },
@@ -292,8 +294,13 @@ fn text(detail: &OrderDetail, view: &OfficersView, order: &Order) -> String {
     for chat in &detail.scope {
         let _ = write!(
             out,
-            "\n  chat {}: {} epochs",
+            "\n  chat {}{}: {} epochs",
             plain(&chat.chat),
+            if chat.named {
+                ", everybody's records"
+            } else {
+                ", where an account of the order is or was: its records only"
+            },
             chat.epochs.len()
         );
         for e in chat.epochs.iter().take(EPOCHS_SHOWN_MAX) {
@@ -328,12 +335,13 @@ async fn list(args: &List, context: &Context) -> CommandResult {
     for o in &orders {
         let order = order_of(o)?;
         out.push(format!(
-            "{} {}\n  {}, {}: {} chats, {} to {}, expires {}",
+            "{} {}\n  {}, {}: {} chats, {} accounts, {} to {}, expires {}",
             plain(&o.id),
             status(&o.status),
             plain(&order.issuer),
             plain(&order.legal_basis),
             order.scope.chats.len(),
+            order.scope.accounts.len(),
             time(order.scope.from_ms),
             time(order.scope.to_ms),
             time(o.expires_ms)

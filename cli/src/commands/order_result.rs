@@ -12,16 +12,16 @@ use crate::private_file;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use quorate_engine::api::disclosure::{
-    Disclosed, DisclosureError, ExecuteOrder, Manifest, PART_JSON_BYTES_MAX, Part, SignedPart,
-    Withheld, open_result as opened, read_order, signed_bytes,
+    Disclosed, DisclosureError, ExecuteOrder, Manifest, PART_JSON_BYTES_MAX, Part, SignedBy,
+    SignedPart, Withheld, open_result as opened, read_listing, read_order, signed_bytes,
 };
 use quorate_engine::api::keys::SecretText;
+use quorate_engine::authz::orders::Order;
 use quorate_engine::crypto::seal::RecipientKey;
-use quorate_engine::types::Secret;
+use quorate_engine::types::{OrderId, Secret};
 use quorate_node::pki::Descriptor;
 use quorate_node::pki::attest::{Attestation, attested_by};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Read as _;
 use std::os::unix::fs::DirBuilderExt;
@@ -157,7 +157,7 @@ pub(super) async fn execute(args: &Execute, context: &Context) -> CommandResult 
         .mode(0o700)
         .create(&partial)
         .map_err(|e| failed(&e))?;
-    let kept = fetch(context, &partial, &paper, &order.scope.chats).await;
+    let kept = fetch(context, &partial, &paper, (&id, &order)).await;
     let (parts, records, withheld) = match kept {
         Ok(kept) => kept,
         Err(e) => {
@@ -183,21 +183,37 @@ async fn fetch(
     context: &Context,
     dir: &Path,
     paper: &quorate_engine::authz::envelope::Envelope,
-    chats: &BTreeSet<quorate_engine::types::ChatId>,
+    (id, order): (&OrderId, &Order),
 ) -> Result<(usize, usize, usize), Failure> {
     let deployment = context.deployment()?;
     let client = deployment.operator(&deployment.file.home)?;
-    let id = quorate_engine::authz::orders::order_id(paper);
     let path = format!("/v1/orders/{id}/execute");
     let text = serde_json::to_vec_pretty(paper).map_err(wrong)?;
     private_file::create(&dir.join(PAPER), &text, "write the result to")?;
     let (mut parts, mut records, mut withheld) = (0, 0, 0);
-    for chat in chats {
+    let keep = |n: usize, part: &SignedPart| {
+        let text = serde_json::to_vec(part).map_err(wrong)?;
+        private_file::create(&dir.join(part_name(n)), &text, "write the result to")
+    };
+    let mut chats = order.scope.chats.clone();
+    if !order.scope.accounts.is_empty() {
+        let body = ExecuteOrder {
+            statement: paper.into(),
+            chat: None,
+            from: 0,
+        };
+        let part: SignedPart = client.post(&path, &body).await?;
+        let listing = read_listing(id, &deployment_id(context)?, &part.part).map_err(wrong)?;
+        chats.extend(listing.chats);
+        parts += 1;
+        keep(parts, &part)?;
+    }
+    for chat in &chats {
         let mut from = Some(0);
         while let Some(at) = from {
             let body = ExecuteOrder {
                 statement: paper.into(),
-                chat: *chat,
+                chat: Some(*chat),
                 from: at,
             };
             let part: SignedPart = client.post(&path, &body).await?;
@@ -208,8 +224,7 @@ async fn fetch(
             parts += 1;
             records += manifest.records.len();
             withheld += manifest.withheld.iter().map(|w| w.records).sum::<usize>();
-            let text = serde_json::to_vec(&part).map_err(wrong)?;
-            private_file::create(&dir.join(part_name(parts)), &text, "write the result to")?;
+            keep(parts, &part)?;
             from = manifest.next;
         }
     }
@@ -298,7 +313,7 @@ fn not_disclosed(m: &Manifest) -> String {
             }
             Withheld::Destroyed => "too many custodians destroyed their share",
             Withheld::OutsideThere => {
-                "by the custodians' clocks not of the order's dates, or not over"
+                "by the custodians' clocks not of the order's dates, or not over; or no chat of its accounts to them"
             }
         };
         let _ = write!(
@@ -316,7 +331,7 @@ fn not_disclosed(m: &Manifest) -> String {
 /// The part, if the home's node that says so signed it.
 fn signed(home: &Descriptor, n: usize, part: SignedPart) -> Result<Part, DisclosureError> {
     let wrong = |why: String| DisclosureError::Part { part: n, why };
-    let manifest: Manifest = serde_json::from_str(&part.part.manifest)
+    let by: SignedBy = serde_json::from_str(&part.part.manifest)
         .map_err(|e| wrong(format!("the manifest cannot be read: {e}")))?;
     let decoded = |text: &str| STANDARD.decode(text).map_err(|e| wrong(e.to_string()));
     let attestation = Attestation {
@@ -324,10 +339,10 @@ fn signed(home: &Descriptor, n: usize, part: SignedPart) -> Result<Part, Disclos
         signature: decoded(&part.signature)?,
     };
     let bytes = signed_bytes(&home.deployment, &part.part.manifest);
-    let who = attested_by(home, manifest.made_ms, &bytes, &attestation);
+    let who = attested_by(home, by.made_ms, &bytes, &attestation);
     let who = who.map_err(|e| wrong(e.to_string()))?;
-    if who.cluster != manifest.home.as_str() {
-        return Err(wrong(format!("{who} signed for home {}", manifest.home)));
+    if who.cluster != by.home.as_str() {
+        return Err(wrong(format!("{who} signed for home {}", by.home)));
     }
     Ok(part.part)
 }

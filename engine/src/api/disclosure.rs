@@ -38,10 +38,49 @@ pub const PART_JSON_BYTES_MAX: usize = 16 << 20;
 pub struct ExecuteOrder {
     /// The order, as its submitter signed it.
     pub statement: Statement,
-    /// One chat of its scope, hex.
-    pub chat: ChatId,
+    /// One chat of its scope, hex; none: the part that lists the chats of the order's accounts.
+    pub chat: Option<ChatId>,
     /// Message to begin at; 0 is the chat's profile.
     pub from: MessageId,
+}
+
+/// The manifest of the first part of a result whose order names accounts: which chats custodians
+/// say these lead to. A part for each of them follows, and one for each chat that the order names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listing {
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// The home.
+    pub home: HomeId,
+    /// The order.
+    pub order: OrderId,
+    /// When it was made, by the home's clock.
+    pub made_ms: WallMs,
+    /// The chats that at least one custodian says so of.
+    pub chats: BTreeSet<ChatId>,
+    /// The custodians that said so.
+    pub told: BTreeSet<CustodianId>,
+}
+
+/// Whose records of a chat a part holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordsOf {
+    /// Everybody's: the order names the chat.
+    #[default]
+    Everybody,
+    /// Those that a device of the order's accounts wrote, and nobody else's: the order names accounts.
+    Accounts,
+}
+
+/// Of every manifest, of whichever kind: who signed it, and when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedBy {
+    /// The home.
+    pub home: HomeId,
+    /// When it was made, by the home's clock.
+    pub made_ms: WallMs,
 }
 
 /// One part, not yet signed.
@@ -80,6 +119,9 @@ pub struct Manifest {
     pub order: OrderId,
     /// The chat.
     pub chat: ChatId,
+    /// Whose records it holds.
+    #[serde(default)]
+    pub records_of: RecordsOf,
     /// Whether this home holds the chat at all.
     pub held: bool,
     /// The first message that was looked at.
@@ -132,7 +174,8 @@ pub enum Withheld {
     StillWritten,
     /// So many custodians destroyed their share that nothing opens it any more.
     Destroyed,
-    /// By so many custodians' clocks it is not of the order's dates, or not yet over, that the others do not suffice.
+    /// By so many custodians' clocks it is not of the order's dates, or not yet over, or by their
+    /// statements of members no account's of the order, that the others do not suffice.
     OutsideThere,
 }
 
@@ -229,8 +272,32 @@ pub fn read_order(
     Ok((order_id(paper), order, recipient))
 }
 
-/// The result in `parts`, opened with the recipient's key: each chat's parts in order, from its
-/// beginning to its end. Whoever calls this has verified each part's signature.
+/// The first part of a result whose order names accounts.
+///
+/// # Errors
+/// [`DisclosureError`], when it is none, or of another order.
+pub fn read_listing(
+    id: &OrderId,
+    deployment: &DeploymentId,
+    part: &Part,
+) -> Result<Listing, DisclosureError> {
+    let wrong = |why: String| DisclosureError::Part { part: 1, why };
+    let listing: Listing = serde_json::from_str(&part.manifest).map_err(|e| {
+        wrong(format!(
+            "the list of the accounts' chats cannot be read: {e}"
+        ))
+    })?;
+    if listing.order != *id || listing.deployment != *deployment {
+        return Err(wrong(format!("it is of order {}", listing.order)));
+    }
+    if !part.records.is_empty() {
+        return Err(wrong("it lists chats, and has records".into()));
+    }
+    Ok(listing)
+}
+
+/// The result in `parts`, opened with the recipient's key: the listing if the order names accounts,
+/// then each chat's parts in order, from its beginning to its end. Whoever calls this has verified each part's signature.
 ///
 /// # Errors
 /// [`DisclosureError`], at the first thing that is not as it should be: nothing of such a result
@@ -243,13 +310,34 @@ pub fn open_result(
 ) -> Result<(Vec<Manifest>, Vec<Disclosed>), DisclosureError> {
     let (mut manifests, mut out) = (Vec::<Manifest>::new(), Vec::new());
     let mut ended = BTreeSet::new();
-    for (n, part) in parts.iter().enumerate() {
-        let n = n + 1;
+    let mut listing = None;
+    let mut rest = parts;
+    if !order.scope.accounts.is_empty() {
+        let Some((first, others)) = parts.split_first() else {
+            return Err(DisclosureError::Missing("it has no part".into()));
+        };
+        listing = Some(read_listing(id, deployment, first)?);
+        rest = others;
+    }
+    let mut chats = order.scope.chats.clone();
+    chats.extend(listing.iter().flat_map(|l| &l.chats));
+    for (n, part) in rest.iter().enumerate() {
+        let n = n + 1 + parts.len() - rest.len();
         let wrong = |why: String| DisclosureError::Part { part: n, why };
         let manifest: Manifest = serde_json::from_str(&part.manifest)
             .map_err(|e| wrong(format!("the manifest cannot be read: {e}")))?;
         if manifest.order != *id || manifest.deployment != *deployment {
             return Err(wrong(format!("it is of order {}", manifest.order)));
+        }
+        if listing.as_ref().is_some_and(|l| l.home != manifest.home) {
+            return Err(wrong(format!("it is home {}'s", manifest.home)));
+        }
+        let named = order.scope.chats.contains(&manifest.chat);
+        if named != (manifest.records_of == RecordsOf::Everybody) {
+            let chat = manifest.chat;
+            return Err(wrong(format!(
+                "it says other than the order whose records of chat {chat} are in scope"
+            )));
         }
         let expected = match manifests.last() {
             Some(before) if before.home != manifest.home => {
@@ -262,7 +350,7 @@ pub fn open_result(
             }) => (*chat, *next),
             _ => (manifest.chat, 0),
         };
-        let fresh = order.scope.chats.contains(&manifest.chat) && !ended.contains(&manifest.chat);
+        let fresh = chats.contains(&manifest.chat) && !ended.contains(&manifest.chat);
         if (manifest.chat, manifest.from) != expected || !fresh {
             let (chat, from) = (manifest.chat, manifest.from);
             return Err(wrong(format!(
@@ -275,7 +363,7 @@ pub fn open_result(
         out.extend(open_part(order, &manifest, part, key).map_err(wrong)?);
         manifests.push(manifest);
     }
-    if let Some(chat) = order.scope.chats.iter().find(|c| !ended.contains(*c)) {
+    if let Some(chat) = chats.iter().find(|c| !ended.contains(*c)) {
         let why = format!("the end of chat {chat} is not there");
         return Err(DisclosureError::Missing(why));
     }

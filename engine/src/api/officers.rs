@@ -117,6 +117,9 @@ pub struct OrderDetail {
 pub struct ChatScope {
     /// The chat, hex.
     pub chat: String,
+    /// Whether the order names it: then records of everybody in it are in scope, else only those
+    /// of the order's accounts.
+    pub named: bool,
     /// Epochs that overlap the order's dates and whose share is still held, oldest first.
     pub epochs: Vec<EpochView>,
     /// Whether there are more than could be listed.

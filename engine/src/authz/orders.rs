@@ -63,10 +63,10 @@ pub struct Order {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OrderScope {
-    /// Chats, up to [`SCOPE_MAX`].
+    /// Chats, up to [`SCOPE_MAX`]: what anybody wrote there.
     #[serde(default)]
     pub chats: BTreeSet<ChatId>,
-    /// Accounts, up to [`SCOPE_MAX`]: the chats they are members of.
+    /// Accounts, up to [`SCOPE_MAX`]: what they wrote, in the chats that they are or were members of.
     #[serde(default)]
     pub accounts: BTreeSet<AccountId>,
     /// Records from here on, Unix milliseconds.

@@ -26,6 +26,7 @@ mod command;
 mod departure;
 pub mod keys;
 mod leader;
+mod memberships;
 pub mod protocol;
 mod reply;
 mod rows;
@@ -52,6 +53,7 @@ pub use leader::{
     finish_release, open_session, prepare_abandon, prepare_mandate_release, prepare_order_release,
     prepare_release, prepare_store, wrap_anew, wrapping_fingerprint,
 };
+pub use memberships::{MEMBERSHIPS_READ_MAX, ORDER_CHATS_MAX};
 pub use reply::{
     Applied, ApplyReply, Committed, Effect, Granted, ReleaseGranted, ReplyError, ShredOutcome,
     committed,
@@ -64,9 +66,9 @@ pub use standings::{Rows, Standings};
 pub use statement::{SEALING_LIFE_MS_MAX, StatementError};
 pub use view::{
     ChatEpochs, EPOCHS_LISTED_MAX, Held, Overview, SharePage, approved_policies, approved_policy,
-    due, feed, freezes, key_version, order, order_scope, orders, overview, proposal,
-    proposals_open, roster, sealing_statement, share, under_other_versions, version_in_use,
-    versions, voters,
+    due, feed, freezes, key_version, order, order_chats, order_scope, order_told, orders, overview,
+    proposal, proposals_open, roster, sealing_statement, share, under_other_versions,
+    version_in_use, versions, voters,
 };
 pub use view_chains::{
     ChainHead, STATEMENTS_BYTES_MAX, account, authorities, chain_head, changed_since, chat, device,

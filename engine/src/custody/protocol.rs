@@ -15,6 +15,7 @@ use crate::types::{
     OrderId, PolicyId, RequestId, SessionId, WallMs,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Format version of requests and replies.
 pub const PROTOCOL_VERSION: u8 = 1;
@@ -52,6 +53,8 @@ pub enum CustodianRequest {
     MandateRelease(MandateReleaseRequest),
     /// An account's chain, for one of its devices.
     AccountChain(ChainRequest),
+    /// What a disclosure order's accounts are.
+    OrderAccounts(OrderAccountsRequest),
 }
 
 /// The answer to a [`CustodianRequest`].
@@ -97,6 +100,8 @@ pub enum CustodianReply {
     },
     /// To `AccountChain`; `None`: no such account is known here.
     AccountChain(Option<ChainTold>),
+    /// To `OrderAccounts`; `None`: nothing is released under the order here.
+    OrderAccounts(Option<OrderTold>),
 }
 
 /// A custodian's statement of the sealing key to use, signed by its log key (the descriptor, signed by the identity key, names it).
@@ -234,6 +239,27 @@ pub struct OrderReleaseRequest {
     pub order: OrderId,
     /// At most [`KEYS_PER_REQUEST_MAX`].
     pub keys: Vec<KeyRef>,
+}
+
+/// A question for the chats and devices of a disclosure order's accounts. What is released is
+/// decided without the answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderAccountsRequest {
+    /// The home that asks.
+    pub home: HomeId,
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// The order.
+    pub order: OrderId,
+}
+
+/// The answer to an [`OrderAccountsRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderTold {
+    /// Chats that the accounts led to when the order was submitted there.
+    pub chats: BTreeSet<ChatId>,
+    /// The accounts' devices, revoked ones too.
+    pub devices: BTreeSet<DeviceId>,
 }
 
 /// A request to release shares so that what a deletion leaves can be written anew.

@@ -52,9 +52,12 @@ pub(super) const CHAT_EPOCH: u8 = 0x36;
 pub(super) const PROPOSAL_OPEN: u8 = 0x37;
 pub(super) const MANDATE: u8 = 0x38;
 pub(super) const MANDATE_AGE: u8 = 0x39;
+pub(super) const MEMBERSHIP: u8 = 0x3a;
+pub(super) const ORDER_CHAT: u8 = 0x3b;
+pub(super) const INDEXED: u8 = 0x3c;
 
 /// First byte of every table and its name, for `dump` and status.
-pub const TABLES: [(u8, &str); 35] = [
+pub const TABLES: [(u8, &str); 38] = [
     (crate::audit::TABLE_HEAD, "log-head"),
     (crate::audit::TABLE_ENTRY, "log-entry"),
     (crate::audit::TABLE_NODE, "log-node"),
@@ -90,6 +93,9 @@ pub const TABLES: [(u8, &str); 35] = [
     (PROPOSAL_OPEN, "open-proposal"),
     (MANDATE, "mandate"),
     (MANDATE_AGE, "mandate-age"),
+    (MEMBERSHIP, "membership"),
+    (ORDER_CHAT, "order-chat"),
+    (INDEXED, "membership-index"),
 ];
 
 /// When keys were last handed to a restarted node.
@@ -365,6 +371,15 @@ fn chained(table: u8, chain: &ChainId, rest: &[u8]) -> Vec<u8> {
 pub(super) fn link_key(chain: &ChainId, number: u64) -> Vec<u8> {
     chained(CHAIN, chain, &number.to_be_bytes())
 }
+/// Where the statements of chats begin, and past the last of them.
+pub(super) fn chat_links() -> (Vec<u8>, Vec<u8>) {
+    (vec![CHAIN, 1], vec![CHAIN, 2])
+}
+pub(super) fn link_chat(key: &[u8]) -> Result<ChatId, KvError> {
+    let id = key.get(2..34).and_then(|id| <[u8; 32]>::try_from(id).ok());
+    id.map(ChatId)
+        .ok_or_else(|| KvError("statement row with a key of another shape".into()))
+}
 pub(super) fn fork_key(chain: &ChainId) -> Vec<u8> {
     chained(FORK, chain, &[])
 }
@@ -427,6 +442,40 @@ pub(super) fn proposal_open_key(expires_ms: WallMs, id: &ProposalId) -> Vec<u8> 
 }
 pub(super) fn order_key(id: &OrderId) -> Vec<u8> {
     keyed(ORDER, &[&id.0])
+}
+/// Chats that an order's accounts led to when it was submitted.
+pub(super) fn order_chat_key(id: &OrderId, chat: &ChatId) -> Vec<u8> {
+    keyed(ORDER_CHAT, &[&id.0, &chat.0])
+}
+/// Where they begin, and past the last of them.
+pub(super) fn order_chats_of(id: &OrderId) -> (Vec<u8>, Vec<u8>) {
+    (keyed(ORDER_CHAT, &[&id.0]), past(ORDER_CHAT, &id.0))
+}
+pub(super) fn order_chat(key: &[u8]) -> Result<ChatId, KvError> {
+    second(key, "order chat")
+}
+pub(super) fn membership_key(account: &AccountId, chat: &ChatId) -> Vec<u8> {
+    keyed(MEMBERSHIP, &[&account.0, &chat.0])
+}
+/// Where an account's begin, and past the last of them.
+pub(super) fn memberships_of(account: &AccountId) -> (Vec<u8>, Vec<u8>) {
+    let from = keyed(MEMBERSHIP, &[&account.0]);
+    (from, past(MEMBERSHIP, &account.0))
+}
+pub(super) fn membership_chat(key: &[u8]) -> Result<ChatId, KvError> {
+    second(key, "membership")
+}
+pub(super) fn indexed_key() -> Vec<u8> {
+    vec![INDEXED]
+}
+/// Past every key of `table` that begins with `id` and has a chat behind it.
+fn past(table: u8, id: &[u8; 32]) -> Vec<u8> {
+    keyed(table, &[id, &[0xff; ChatId::LEN + 1]])
+}
+fn second(key: &[u8], what: &str) -> Result<ChatId, KvError> {
+    let chat = key.get(33..).and_then(|id| <[u8; 32]>::try_from(id).ok());
+    chat.map(ChatId)
+        .ok_or_else(|| KvError(format!("{what} row with a key of another shape")))
 }
 /// Its value is the entry time of the store.
 pub(super) fn chat_epoch_key(chat: &ChatId, epoch: EpochNo, key: &KeyId) -> Vec<u8> {

@@ -3,7 +3,8 @@
 
 use super::FREEZES_MAX;
 use super::command::KeyKind;
-use super::protocol::{Feed, FreezeScope, SealingKeyStatement};
+use super::memberships::ORDER_CHATS_MAX;
+use super::protocol::{Feed, FreezeScope, OrderTold, SealingKeyStatement};
 use super::rows::{
     self, EXPIRY, FREEZE, FreezeRow, ORDER, POLICY, PROPOSAL_OPEN, PolicyRow, ROSTER, SHARE,
     ShareRow, Tombstone, VERSION, VOTERS, VersionRow, VersionState, get,
@@ -350,22 +351,72 @@ pub(super) fn next_store_ms<K: KvRead + ?Sized>(
 pub struct ChatEpochs {
     /// The chat.
     pub chat: ChatId,
+    /// Whether the order names it: then records of all its members are in scope, else only those
+    /// of the order's accounts.
+    pub named: bool,
     /// Epochs that overlap the order's dates and whose share is still held.
     pub epochs: Vec<ScopedEpoch>,
     /// Whether there are more than [`EPOCHS_LISTED_MAX`], or more than could be looked at.
     pub more: bool,
 }
 
-/// Every chat and epoch that `order` would open here, for officers to see before they sign.
+/// The chats that the accounts of an order led to here when it was submitted.
 ///
 /// # Errors
 /// [`KvError`] when the store fails or a row is damaged.
-pub fn order_scope<K: KvRead + ?Sized>(kv: &K, order: &Order) -> Result<Vec<ChatEpochs>, KvError> {
+pub fn order_chats<K: KvRead + ?Sized>(kv: &K, id: &OrderId) -> Result<BTreeSet<ChatId>, KvError> {
+    let (from, end) = rows::order_chats_of(id);
+    let found = kv.scan(&from, &end, ORDER_CHATS_MAX, false)?;
+    found.iter().map(|(k, _)| rows::order_chat(k)).collect()
+}
+
+/// What an order's accounts are here, as long as shares may go out under it; else `None`.
+///
+/// # Errors
+/// [`KvError`] when the store fails or a row is damaged.
+pub fn order_told<K: KvRead + ?Sized>(
+    kv: &K,
+    id: &OrderId,
+    cool_off_ms: u64,
+    now_ms: WallMs,
+) -> Result<Option<OrderTold>, KvError> {
+    let (Some(state), Some(roster)) = (order(kv, id)?, roster(kv)?) else {
+        return Ok(None);
+    };
+    if !state.status(&roster, cool_off_ms, now_ms).releases() {
+        return Ok(None);
+    }
+    let order = state.order().map_err(|e| KvError(e.to_string()))?;
+    let mut devices = BTreeSet::new();
+    for account in &order.scope.accounts {
+        let known = super::view_chains::account(kv, account)?;
+        for account in known {
+            devices.extend(account.devices.into_keys());
+            devices.extend(account.revoked.into_keys());
+        }
+    }
+    let chats = order_chats(kv, id)?;
+    Ok(Some(OrderTold { chats, devices }))
+}
+
+/// Every chat and epoch that `order`, submitted here as `id`, would open here, for officers to
+/// see before they sign.
+///
+/// # Errors
+/// [`KvError`] when the store fails or a row is damaged.
+pub fn order_scope<K: KvRead + ?Sized>(
+    kv: &K,
+    id: &OrderId,
+    order: &Order,
+) -> Result<Vec<ChatEpochs>, KvError> {
     let scope = &order.scope;
-    let mut out = Vec::with_capacity(scope.chats.len());
-    for chat in &scope.chats {
+    let mut chats = order_chats(kv, id)?;
+    chats.extend(&scope.chats);
+    let mut out = Vec::with_capacity(chats.len());
+    for chat in &chats {
         let mut one = ChatEpochs {
             chat: *chat,
+            named: scope.chats.contains(chat),
             epochs: Vec::new(),
             more: false,
         };

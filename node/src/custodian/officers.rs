@@ -8,6 +8,7 @@ use quorate_engine::audit::Log;
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::officers::{Floor, ProposalId, ProposalState, Roster};
 use quorate_engine::authz::orders::{COOL_OFF_MS_MIN, OrderState};
+use quorate_engine::custody::protocol::OrderTold;
 use quorate_engine::custody::{self, ChatEpochs, Command, Effect, Officers, Operator, Place};
 use quorate_engine::types::kv::{KvError, KvRead};
 use quorate_engine::types::{OrderId, WallMs};
@@ -124,6 +125,13 @@ impl Custodian {
         self.seen(|kv, _| Ok((custody::roster(kv)?, custody::orders(kv)?)))
     }
 
+    /// What an order's accounts are here, while shares may go out under it.
+    pub(super) fn order_told(&self, id: &OrderId) -> Result<Option<OrderTold>, String> {
+        let seen =
+            self.seen(|kv, now_ms| custody::order_told(kv, id, Self::cool_off_ms(), now_ms))?;
+        Ok(seen.value)
+    }
+
     /// One order, and what it would open here.
     ///
     /// # Errors
@@ -136,7 +144,7 @@ impl Custodian {
                 return Ok(None);
             };
             let order = state.order().map_err(|e| KvError(e.to_string()))?;
-            let scope = custody::order_scope(kv, &order)?;
+            let scope = custody::order_scope(kv, id, &order)?;
             Ok(Some(OrderHere {
                 state,
                 roster,

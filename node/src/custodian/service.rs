@@ -158,6 +158,7 @@ impl Custodian {
             CustodianRequest::OrderRelease(_) => "order_release",
             CustodianRequest::MandateRelease(_) => "mandate_release",
             CustodianRequest::AccountChain(_) => "account_chain",
+            CustodianRequest::OrderAccounts(_) => "order_accounts",
         };
         let (mut reply, leaving) = match self.0.requests.try_acquire() {
             Err(_) => {
@@ -245,6 +246,12 @@ impl Custodian {
             CustodianRequest::AccountChain(r) => {
                 self.authorise(from, &r.home, r.deployment, None)?;
                 self.account_chain(&r).await
+            }
+            CustodianRequest::OrderAccounts(r) => {
+                self.authorise(from, &r.home, r.deployment, None)?;
+                self.0.consensus.read_index().await?;
+                let told = self.order_told(&r.order).map_err(busy)?;
+                Ok(CustodianReply::OrderAccounts(told))
             }
         };
         Ok((reply?, None))

@@ -7,22 +7,24 @@
 //! ```
 //!
 //! Which chats and dates an order covers is decided at every custodian once
-//! more: what this home asks for beyond them, or without their officers, is refused there.
+//! more: what this home asks for beyond them, or without their officers, is refused there. Of chats that an
+//! order does not name, only what its accounts wrote comes out ([`order_accounts`](super::order_accounts)).
 
 use super::api::HomeError;
 use super::core::{Core, Fail, RETRY_MS, quorum_error};
+use super::order_accounts;
 use super::release::{self, Authority};
 use super::shard::Shard;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use quorate_engine::api::Content;
 use quorate_engine::api::disclosure::{
-    Disclosed, ExecuteOrder, Listed, Manifest, OpenedEpoch, PART_BYTES_MAX, PART_LOOKED_AT_MAX,
-    PART_RECORDS_MAX, Part, Withheld, WithheldEpoch, read_order,
+    Disclosed, ExecuteOrder, Listed, Listing, Manifest, OpenedEpoch, PART_BYTES_MAX,
+    PART_LOOKED_AT_MAX, PART_RECORDS_MAX, Part, RecordsOf, Withheld, WithheldEpoch, read_order,
 };
 use quorate_engine::audit::HexBytes;
 use quorate_engine::authz::envelope::Envelope;
-use quorate_engine::authz::orders::OrderScope;
+use quorate_engine::authz::orders::{Order, OrderScope};
 use quorate_engine::crypto::disclosure::{PartBinding, PartSender, hash};
 use quorate_engine::crypto::message::{self, RecordBinding};
 use quorate_engine::crypto::seal::{RecipientKey, RecipientPublic};
@@ -68,22 +70,23 @@ fn written_ms(row: &RecordRow) -> WallMs {
 pub(super) async fn part(
     core: &Arc<Core>,
     shard: &Shard,
-    request: ExecuteOrder,
+    request: &ExecuteOrder,
+    chat: ChatId,
 ) -> Result<Part, Fail> {
-    let invalid = |detail: String| Fail::Home(HomeError::Invalid { detail });
-    let paper = Envelope::from(&request.statement);
-    let (id, order, recipient) =
-        read_order(&paper, &core.config.deployment).map_err(|e| invalid(e.to_string()))?;
-    if !order.scope.chats.contains(&request.chat) {
-        let chat = request.chat;
-        return Err(invalid(format!("order {id} does not name chat {chat}")));
+    let (id, order, recipient, made_ms) = in_force(core, request)?;
+    let from = request.from;
+    let named = order.scope.chats.contains(&chat);
+    let accounts = match named || order.scope.accounts.is_empty() {
+        true => None,
+        false => Some(order_accounts::ask(core, &id, &order).await?),
+    };
+    if !named && !accounts.as_ref().is_some_and(|a| a.chats.contains(&chat)) {
+        return Err(invalid(format!(
+            "order {id} does not name chat {chat}, and no custodian says that an account of it was in there"
+        )));
     }
-    let made_ms = core.clock.wall();
-    if made_ms >= order.expires_ms {
-        return Err(invalid(format!("order {id} has expired")));
-    }
-    let (chat, from) = (request.chat, request.from);
-    let scanned = scan(shard, &chat, from, &order.scope)?;
+    let devices = accounts.map(|a| a.devices);
+    let scanned = scan(shard, &chat, from, &order.scope, devices.as_ref())?;
     let mut withheld = BTreeMap::new();
     let mut keys = BTreeSet::new();
     for (_, row) in &scanned.records {
@@ -119,6 +122,10 @@ pub(super) async fn part(
         home: place.home.clone(),
         order: id,
         chat,
+        records_of: match named {
+            true => RecordsOf::Everybody,
+            false => RecordsOf::Accounts,
+        },
         held: scanned.held,
         from,
         next: scanned.next,
@@ -144,12 +151,57 @@ pub(super) async fn part(
     Ok(part)
 }
 
-/// The records of the order's dates from `from` on, as many as one part holds.
+fn invalid(detail: String) -> Fail {
+    Fail::Home(HomeError::Invalid { detail })
+}
+
+/// The order, its id, whom results are sealed to, and the time.
+fn in_force(
+    core: &Core,
+    request: &ExecuteOrder,
+) -> Result<(OrderId, Order, RecipientPublic, WallMs), Fail> {
+    let paper = Envelope::from(&request.statement);
+    let (id, order, recipient) =
+        read_order(&paper, &core.config.deployment).map_err(|e| invalid(e.to_string()))?;
+    let made_ms = core.clock.wall();
+    if made_ms >= order.expires_ms {
+        return Err(invalid(format!("order {id} has expired")));
+    }
+    Ok((id, order, recipient, made_ms))
+}
+
+/// The part that lists the chats of the order's accounts, not yet signed.
+pub(super) async fn listing(core: &Core, request: &ExecuteOrder) -> Result<Part, Fail> {
+    let (id, order, _, made_ms) = in_force(core, request)?;
+    if order.scope.accounts.is_empty() {
+        return Err(invalid(format!(
+            "order {id} names no account; name one of its chats"
+        )));
+    }
+    let accounts = order_accounts::ask(core, &id, &order).await?;
+    let listing = Listing {
+        deployment: core.config.deployment,
+        home: core.config.home.clone(),
+        order: id,
+        made_ms,
+        chats: accounts.chats,
+        told: accounts.told,
+    };
+    Ok(Part {
+        manifest: serde_json::to_string(&listing).map_err(|e| later(e.to_string()))?,
+        encapsulated: String::new(),
+        records: Vec::new(),
+    })
+}
+
+/// The records of the order's dates from `from` on, as many as one part holds. `devices`: only
+/// what these wrote.
 fn scan(
     shard: &Shard,
     chat: &ChatId,
     from: MessageId,
     scope: &OrderScope,
+    devices: Option<&BTreeSet<String>>,
 ) -> Result<Scanned, Fail> {
     let scanned = shard.view(|kv| {
         let row = read::chat(kv, chat)?;
@@ -174,7 +226,8 @@ fn scan(
                 }
                 looked_at += 1;
                 at = id.saturating_add(1);
-                if (scope.from_ms..scope.to_ms).contains(&written_ms(&record)) {
+                let theirs = devices.is_none_or(|d| d.contains(&record.device));
+                if theirs && (scope.from_ms..scope.to_ms).contains(&written_ms(&record)) {
                     bytes += record.sealed.len();
                     out.records.push((id, record));
                 }
@@ -267,7 +320,7 @@ fn for_ever(policy: &Policy, e: &NoQuorum) -> Option<Withheld> {
 
 /// That too few custodians release: how many legal systems are missing, and which would suffice.
 /// Asking stops when it is certain to fail, so who was not asked yet counts as willing.
-fn missing(id: &OrderId, policy: &Policy, e: &NoQuorum) -> HomeError {
+pub(super) fn missing(id: &OrderId, policy: &Policy, e: &NoQuorum) -> HomeError {
     let refused: BTreeSet<_> = e.refused.iter().map(|(c, _)| c.clone()).collect();
     let unwilling: BTreeSet<_> = refused
         .iter()

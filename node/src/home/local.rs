@@ -111,7 +111,10 @@ impl Op {
             Op::ListChats { shard, .. } | Op::Service(shard, _) | Op::Services(shard) => {
                 return *shard;
             }
-            Op::Disclose(request) => &request.chat,
+            Op::Disclose(request) => match &request.chat {
+                Some(chat) => chat,
+                None => return 0,
+            },
             Op::Chat(_, chat, _)
             | Op::Append(_, chat, _)
             | Op::Edit(_, chat, ..)
@@ -251,7 +254,10 @@ pub async fn perform(core: &Arc<Core>, op: Op) -> Result<Done, Fail> {
         // No grant: custodians release under the order or not at all.
         Op::Disclose(request) => {
             let index = shard.read_index().await?;
-            let part = disclose::part(core, &shard, request).await?;
+            let part = match request.chat {
+                Some(chat) => disclose::part(core, &shard, &request, chat).await?,
+                None => disclose::listing(core, &request).await?,
+            };
             Ok(Done::Disclosed(at(number, index, part)))
         }
         Op::Service(_, change) => {

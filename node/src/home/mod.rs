@@ -25,6 +25,7 @@ mod journal;
 mod leases;
 mod local;
 mod opener;
+mod order_accounts;
 mod reader;
 mod release;
 mod service;

@@ -73,6 +73,7 @@ fn scope_view(c: &ChatEpochs) -> ChatScope {
     };
     ChatScope {
         chat: c.chat.to_string(),
+        named: c.named,
         epochs: c.epochs.iter().map(epoch).collect(),
         more: c.more,
     }

@@ -388,6 +388,7 @@ impl World {
             CustodianRequest::ChatStatement(_)
             | CustodianRequest::AccountStatement(_)
             | CustodianRequest::Lookup(_)
+            | CustodianRequest::OrderAccounts(_)
             | CustodianRequest::AccountChain(_) => unreachable!("no leader sends it"),
             CustodianRequest::SealingKey => {
                 let statement = c.statement.clone();

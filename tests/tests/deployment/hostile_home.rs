@@ -4,6 +4,7 @@
 
 mod impostors;
 mod mandates;
+mod order_accounts;
 mod taken;
 mod timing;
 

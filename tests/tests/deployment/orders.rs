@@ -5,7 +5,7 @@
 //! again with the failpoint `custodian-clock`, two hours ahead.
 
 use super::officers::{Officers, done, refused};
-use super::world::{HOME, World, eventually, message, node, offline, topology};
+use super::world::{CUSTODIANS, HOME, World, eventually, message, node, offline, topology};
 use quorate_engine::audit::{self, Entry, EntryKind};
 use quorate_engine::home::EPOCH_RECORDS_MAX;
 use serde_json::Value;
@@ -58,7 +58,7 @@ pub(super) fn appoint(world: &World, o: &Officers<'_>, custodian: &str, public: 
 }
 
 /// Two officers approve, and the cool-off passes.
-fn approve(world: &mut World, keys: &[(&str, PathBuf)], custodian: &str, order: &str) {
+pub(super) fn approve(world: &mut World, keys: &[(&str, PathBuf)], custodian: &str, order: &str) {
     for (_, key) in keys {
         let yes = ["--key", text(key), "--reason", "lawful here", "--yes"];
         let args = [&["order", "approve", custodian, order][..], &yes].concat();
@@ -215,5 +215,139 @@ fn an_approved_order_gives_its_recipient_what_it_names_and_nobody_anything_else(
         let (released, refused): (Vec<_>, Vec<_>) = under.iter().partition(|e| e.refused.is_none());
         assert!(!released.is_empty(), "{custodian} did not release");
         assert_eq!(refused.is_empty(), custodian == "ch", "{under:?}");
+    }
+}
+
+/// An account: what it wrote, wherever it was a member in the dates, and not a word of anybody else.
+#[test]
+fn an_order_of_an_account_gives_what_it_wrote_and_nobody_elses_words() {
+    let mut world = World::start(&topology(1, [1; 3], ""));
+    let own = world.chat("his own");
+    let json = |ran: super::world::Ran| -> Value {
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        serde_json::from_str(&ran.out).unwrap()
+    };
+    let anna = json(world.quorate(&["--json", "login", "--name", "anna"]));
+    let anna = anna["account"].as_str().unwrap();
+    let as_anna = |args: &[&str]| json(world.quorate_as("anna", &[&["--json"], args].concat()));
+    let chat_of = |title: &str| {
+        let made = as_anna(&["chat", "create", title]);
+        made["id"].as_str().unwrap().to_owned()
+    };
+    let (hers, alone) = (chat_of("hers"), chat_of("hers alone"));
+    let account = world.person().account().to_string();
+    as_anna(&["chat", "add", &hers, &account]);
+    world.quorate_ok(&["chat", "add", &own, anna]);
+    world.send(&own, &["his, before".into()]);
+    let from = moment();
+    world.send(&own, &["his, at home".into()]);
+    world.send(&hers, &["his, at hers".into()]);
+    for chat in [&own, &hers, &alone] {
+        as_anna(&["message", "send", chat, "hers"]);
+    }
+    let to = moment();
+    // A former member is one all the same.
+    fill(&world, &hers);
+    fill(&world, &own);
+    as_anna(&["chat", "remove", &hers, &account]);
+
+    let scratch = world.scratch().to_owned();
+    let key = scratch.join("court.key");
+    let (paper, dir) = (scratch.join("order.json"), scratch.join("result"));
+    world.quorate_ok(&["order", "recipient-key", "--out", text(&key)]);
+    let ruling = scratch.join("ruling.pdf");
+    std::fs::write(&ruling, b"the ruling").unwrap();
+    let (id, officers) = {
+        let mut o = Officers::new(&world);
+        let public = ["anna", "bo", "cy"].map(|n| format!("{n}={}", o.key(n)));
+        o.key("clerk");
+        for custodian in CUSTODIANS {
+            appoint(&world, &o, custodian, &public);
+        }
+        let recipient = format!("{}.pub", text(&key));
+        let mut open = vec!["order", "open", "ch", "is", "sg", "--key", o.file("clerk")];
+        open.extend(["--issuer", "a court", "--legal-basis", "file 7"]);
+        open.extend(["--document", text(&ruling), "--reason", "served"]);
+        open.extend(["--account", &account, "--from", &from, "--to", &to]);
+        open.extend(["--recipient", &recipient, "--out", text(&paper)]);
+        let told = o.json(&open);
+        let id = told["order"].as_str().unwrap().to_owned();
+        // Before anybody signs: every chat and epoch that would open, and for whose records.
+        let shown = o.json(&["order", "show", "ch", &id]);
+        let chats = shown["scope"].as_array().unwrap();
+        let mut found: Vec<_> = chats.iter().map(|c| c["chat"].as_str().unwrap()).collect();
+        let mut want = [own.as_str(), hers.as_str()];
+        found.sort_unstable();
+        want.sort_unstable();
+        assert_eq!(found, want, "{shown}");
+        for chat in chats {
+            assert_eq!(chat["named"], false, "{chat}");
+            assert_eq!(chat["epochs"][0]["closed"], true, "{chat}");
+        }
+        let words = world.quorate_ok(&["order", "show", "ch", &id]);
+        assert!(words.contains("its records only"), "{words}");
+        let officers = ["anna", "bo"].map(|n| (n, PathBuf::from(o.file(n))));
+        (id, officers)
+    };
+
+    let execute = ["order", "execute", text(&paper), "--out", text(&dir)];
+    approve(&mut world, &officers, "ch", &id);
+    let alone_told = eventually(BACK_MAX, || {
+        let ran = world.quorate(&execute);
+        assert_eq!(ran.code, NO_QUORUM, "{ran:?}");
+        anyhow::ensure!(!ran.err.contains("not reached"), "{ran:?}");
+        Ok(ran)
+    });
+    let alone_told = alone_told.unwrap();
+    assert!(
+        alone_told.err.contains("1 more legal system must release"),
+        "{alone_told:?}"
+    );
+    assert!(!dir.exists());
+    for custodian in ["is", "sg"] {
+        approve(&mut world, &officers, custodian, &id);
+    }
+    let told = eventually(BACK_MAX, || {
+        let ran = world.quorate(&execute);
+        anyhow::ensure!(ran.code == Some(0), "{ran:?}");
+        Ok(ran.out)
+    });
+    assert!(told.unwrap().contains("2 records"));
+
+    let home = world.dir().join(HOME).join("descriptor.json");
+    let open = |dir: &Path| {
+        let with = ["--key", text(&key), "--home", text(&home)];
+        world.quorate(&[&["order", "open-result", text(dir)][..], &with].concat())
+    };
+    done(open(&dir));
+    let read = std::fs::read(dir.join("records.json")).unwrap();
+    let read: Value = serde_json::from_slice(&read).unwrap();
+    let records = read["records"].as_array().unwrap();
+    let mut found: Vec<_> = records
+        .iter()
+        .map(|r| {
+            (
+                r["chat"].as_str().unwrap(),
+                r["content"]["text"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    found.sort_unstable();
+    let mut want = [(own.as_str(), "his, at home"), (&hers, "his, at hers")];
+    want.sort_unstable();
+    assert_eq!(found, want);
+    for manifest in read["manifests"].as_array().unwrap() {
+        assert_eq!(manifest["records_of"], "accounts", "{manifest}");
+        assert_eq!(manifest["withheld"], Value::Array(Vec::new()), "{manifest}");
+    }
+
+    // The list of chats is a part like the others: without it, or without one of its chats, nothing opens.
+    std::fs::remove_file(dir.join("records.json")).unwrap();
+    for (name, gone) in [("no-list", 1), ("a-chat-less", 3)] {
+        let altered = scratch.join(name);
+        copied(&dir, &altered);
+        std::fs::remove_file(altered.join(format!("part-{gone:06}.json"))).unwrap();
+        refused(open(&altered), "the result is refused");
+        assert!(!altered.join("records.json").exists());
     }
 }

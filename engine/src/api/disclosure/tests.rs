@@ -83,6 +83,7 @@ fn part(
         home: at.home,
         order: *id,
         chat: at.chat,
+        records_of: RecordsOf::Everybody,
         held: true,
         from,
         next,

@@ -3,19 +3,21 @@
 
 use super::super::budget::ORDER_BUDGET;
 use super::super::command::Officers;
+use super::super::memberships;
 use super::super::reply::Effect;
 use super::super::rows::{self, ROSTER};
 use super::super::view;
 use super::{Draft, Run};
-use crate::audit::HexBytes;
+use crate::audit::{HexBytes, OpeningKind};
 use crate::authz::envelope::Envelope;
 use crate::authz::officers::{
     Context, Decision, OfficerRefusal, PROPOSALS_OPEN_MAX, ProposalId, ProposalOutcome,
     ProposalState, Roster, Statement, Subject, Verdict, decide, propose,
 };
-use crate::authz::orders::{self, OrderState};
-use crate::types::OrderId;
+use crate::authz::orders::{self, OrderScope, OrderState};
 use crate::types::kv::KvError;
+use crate::types::{ChatId, OrderId};
+use std::collections::BTreeSet;
 
 type Answer = Result<Result<Effect, OfficerRefusal>, KvError>;
 
@@ -177,16 +179,40 @@ impl Run<'_> {
         for chat in &order.scope.chats {
             draft.chat(chat);
         }
-        if !order.scope.accounts.is_empty() {
-            let why = "names accounts, which this version cannot resolve; name their chats".into();
-            return Ok(Err(OfficerRefusal::Order { what: "scope", why }));
+        for account in &order.scope.accounts {
+            draft.open(OpeningKind::Account, account.0);
         }
+        let chats = match self.chats_of(&order.scope)? {
+            Ok(chats) => chats,
+            Err(why) => return Ok(Err(OfficerRefusal::Order { what: "scope", why })),
+        };
         if let Err(retry_ms) = ORDER_BUDGET.spend(self.kv, at.now_ms, 1)? {
             draft.refuse("the budget for orders is spent");
             return Ok(Ok(Effect::OverBudget { retry_ms }));
         }
+        for chat in &chats {
+            draft.chat(chat);
+            self.kv.put(&rows::order_chat_key(&id, chat), &[])?;
+        }
         rows::put(self.kv, &rows::order_key(&id), &state)?;
         Ok(Ok(taken(format!("order {id} is open here"))))
+    }
+
+    /// The chats that the scope's accounts lead to now. They stay the order's chats: what
+    /// officers saw is what opens, whoever joins what later.
+    fn chats_of(
+        &mut self,
+        scope: &OrderScope,
+    ) -> Result<Result<BTreeSet<ChatId>, String>, KvError> {
+        if scope.accounts.is_empty() {
+            return Ok(Ok(BTreeSet::new()));
+        }
+        if !memberships::index(self.kv)? {
+            return Ok(Err(
+                "names accounts, whose former chats are being gathered here; submit it again, until it is taken".into(),
+            ));
+        }
+        memberships::chats_of(self.kv, scope)
     }
 
     /// Keeps `state`, after carrying it out if its quorum stands.

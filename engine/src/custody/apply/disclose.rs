@@ -84,7 +84,13 @@ impl Run<'_> {
         frozen: &Frozen,
     ) -> Result<Result<Granted, Refusal>, KvError> {
         // Before anything is said of the key: an order tells of its own chats only.
-        if !order.scope.chats.contains(&key.chat) {
+        let named = order.scope.chats.contains(&key.chat);
+        if !named
+            && self
+                .kv
+                .get(&rows::order_chat_key(&c.order, &key.chat))?
+                .is_none()
+        {
             return Ok(Err(Refusal::NotAuthorised));
         }
         let row = match self.held(draft, &c.home, key, frozen)? {

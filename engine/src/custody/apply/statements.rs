@@ -2,6 +2,7 @@
 //! kept as rows, recorded as commitments.
 
 use super::super::command::{Chained, RegisterAuthority, RegisterHome};
+use super::super::memberships;
 use super::super::reply::Effect;
 use super::super::rows::{self, AccountRow, ChatRow, ForkRow, LinkRow};
 use super::super::view;
@@ -305,6 +306,13 @@ impl Run<'_> {
             Some((who, Some(m))) => rows::put(self.kv, &rows::member_key(&chat, who), m)?,
             Some((who, None)) => self.kv.delete(&rows::member_key(&chat, who))?,
             None => {}
+        }
+        if number == 0 {
+            memberships::founded(self.kv)?;
+        }
+        if let Some((who, member)) = &delta.member {
+            let times = (delta.head.head.at_ms, draft.time_ms());
+            memberships::moved(self.kv, (who, &chat), member.is_some(), times)?;
         }
         match &delta.invite {
             Some((key, Some(i))) => rows::put(self.kv, &rows::invite_key(&chat, key), i)?,

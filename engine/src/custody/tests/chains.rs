@@ -71,18 +71,18 @@ fn founded(n: u8) -> Envelope {
 fn of_account(envelope: Envelope, source: Source) -> Command {
     Command::AccountStatement(Chained { source, envelope })
 }
-fn of_chat(envelope: Envelope, source: Source) -> Command {
+pub(super) fn of_chat(envelope: Envelope, source: Source) -> Command {
     Command::ChatStatement(Chained { source, envelope })
 }
 
 /// Authorities, the home, and accounts with devices 1 and 2.
-struct World {
-    b: Bench,
-    accounts: [AccountId; 2],
+pub(super) struct World {
+    pub(super) b: Bench,
+    pub(super) accounts: [AccountId; 2],
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut b = Bench::ready();
         let done = b.effects(vec![
             register(authority("bank", "Bank", 100)),
@@ -99,7 +99,7 @@ impl World {
         Self { b, accounts }
     }
     /// A chat of the first account's.
-    fn chat(&mut self) -> ChatId {
+    pub(super) fn chat(&mut self) -> ChatId {
         let g = ChatGenesis {
             deployment: DEPLOYMENT,
             creator: self.accounts[0],
@@ -117,7 +117,7 @@ impl World {
         chat_id(&e)
     }
     /// The next statement of `chat`, by the first account's device.
-    fn next(&self, chat: ChatId, change: ChatChange) -> Envelope {
+    pub(super) fn next(&self, chat: ChatId, change: ChatChange) -> Envelope {
         let head = super::super::chat(&self.b.kv, &chat).unwrap().unwrap().head;
         let s = ChatStatement {
             chat,
@@ -130,7 +130,7 @@ impl World {
         };
         signed(SIGN_MEMBERSHIP, &ChatPayload::Statement(s), &[1])
     }
-    fn add(&self, chat: ChatId) -> Envelope {
+    pub(super) fn add(&self, chat: ChatId) -> Envelope {
         let change = ChatChange::Add {
             account: self.accounts[1],
             role: Role::Member,

@@ -7,6 +7,7 @@ mod grants;
 mod mandates;
 mod model;
 mod officers;
+mod order_accounts;
 mod path;
 mod shares;
 mod state;

@@ -10,9 +10,9 @@ use crate::authz::officers::*;
 use crate::authz::orders::*;
 use proptest::prelude::*;
 
-const DAY: u64 = 24 * HOUR;
+pub(super) const DAY: u64 = 24 * HOUR;
 
-fn hand_in(statement: Envelope) -> Command {
+pub(super) fn hand_in(statement: Envelope) -> Command {
     Command::Officers(Officers {
         operator: operator(),
         statement,
@@ -44,12 +44,12 @@ fn paper(number: u64, act: Act, by: &[u8]) -> Envelope {
     kit::sign(&Statement::Proposal(proposal(number, act)), by)
 }
 
-fn say(subject: Subject, verdict: Verdict, n: u8) -> Command {
+pub(super) fn say(subject: Subject, verdict: Verdict, n: u8) -> Command {
     let d = kit::decision(subject, verdict, n);
     hand_in(kit::sign(&Statement::Decision(d), &[n]))
 }
 
-fn refused(effect: &Effect) -> String {
+pub(super) fn refused(effect: &Effect) -> String {
     match effect {
         Effect::Refused { reason } => reason.clone(),
         other => panic!("not refused: {other:?}"),
@@ -230,7 +230,7 @@ fn order(from_ms: u64, to_ms: u64, chats: &[u8]) -> Envelope {
     kit::sign(&Statement::Order(order), &[3])
 }
 
-fn order_release(request: u8, id: OrderId, keys: Vec<KeyRef>) -> Command {
+pub(super) fn order_release(request: u8, id: OrderId, keys: Vec<KeyRef>) -> Command {
     Command::OrderRelease(OrderRelease {
         order: id,
         request: RequestId([request; 16]),
@@ -304,7 +304,7 @@ fn an_order_opens_its_closed_epochs_after_the_cool_off_and_nothing_else() {
         (EntryKind::OrderRelease, Some(id))
     );
     assert_eq!(entry.reason.as_deref(), Some("order"));
-    let shown = order_scope(&b.kv, &order_of(&b, &id)).unwrap();
+    let shown = order_scope(&b.kv, &id, &order_of(&b, &id)).unwrap();
     let keys: Vec<_> = shown[0].epochs.iter().map(|e| (e.key, e.closed)).collect();
     assert_eq!((shown.len(), keys), (1, vec![(key(2), true)]));
     // A freeze stands above any order, and an ordinary release is no way around one.
@@ -380,7 +380,8 @@ fn an_open_epoch_is_not_closed_by_a_share_that_comes_late() {
         let Statement::Order(order) = Statement::read(paper).unwrap() else {
             unreachable!()
         };
-        let shown = order_scope(&b.kv, &order).unwrap().remove(0).epochs;
+        let shown = order_scope(&b.kv, &order_id(paper), &order);
+        let shown = shown.unwrap().remove(0).epochs;
         shown
             .iter()
             .map(|e| (e.epoch, e.closed))

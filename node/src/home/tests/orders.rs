@@ -54,10 +54,14 @@ fn approve(w: &World, order: OrderId, names: &[&str], refuses: Option<Refusal>) 
     }
 }
 
-async fn ask(w: &World, paper: &Envelope, chat: ChatId) -> Result<Part, HomeError> {
+async fn ask(
+    w: &World,
+    paper: &Envelope,
+    chat: impl Into<Option<ChatId>>,
+) -> Result<Part, HomeError> {
     let request = ExecuteOrder {
         statement: paper.into(),
-        chat,
+        chat: chat.into(),
         from: 0,
     };
     // Through the node that does not lead.
