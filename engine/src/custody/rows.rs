@@ -12,8 +12,8 @@ use crate::authz::orders::StoredEpoch;
 use crate::types::codec;
 use crate::types::kv::{Kv, KvError, KvRead};
 use crate::types::{
-    AccountId, AuthorityId, ChatId, DeviceId, EpochNo, GrantId, HomeId, KeyId, NodeId, OrderId,
-    PolicyId, PublicKey, RequestId, StatementHash, WallMs,
+    AccountId, AuditorId, AuthorityId, ChatId, DeviceId, EpochNo, GrantId, HomeId, KeyId, NodeId,
+    OrderId, PolicyId, PublicKey, RequestId, StatementHash, WallMs,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -55,9 +55,10 @@ pub(super) const MANDATE_AGE: u8 = 0x39;
 pub(super) const MEMBERSHIP: u8 = 0x3a;
 pub(super) const ORDER_CHAT: u8 = 0x3b;
 pub(super) const INDEXED: u8 = 0x3c;
+pub(super) const AUDITOR: u8 = 0x3d;
 
 /// First byte of every table and its name, for `dump` and status.
-pub const TABLES: [(u8, &str); 38] = [
+pub const TABLES: [(u8, &str); 39] = [
     (crate::audit::TABLE_HEAD, "log-head"),
     (crate::audit::TABLE_ENTRY, "log-entry"),
     (crate::audit::TABLE_NODE, "log-node"),
@@ -96,7 +97,15 @@ pub const TABLES: [(u8, &str); 38] = [
     (MEMBERSHIP, "membership"),
     (ORDER_CHAT, "order-chat"),
     (INDEXED, "membership-index"),
+    (AUDITOR, "auditor"),
 ];
+
+/// An auditor whom the officers admitted. Value: [`Auditor`](crate::authz::auditor::Auditor).
+pub(super) fn auditor_key(id: &AuditorId) -> Vec<u8> {
+    let mut key = vec![AUDITOR];
+    key.extend(id.0);
+    key
+}
 
 /// When keys were last handed to a restarted node.
 pub(super) fn handover_key(node: NodeId) -> Vec<u8> {
