@@ -41,7 +41,7 @@ pub struct Args {
     /// Text bytes of one message
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=(CONTENT_BYTES_MAX as u64 - 4096)))]
     size: u64,
-    /// Messages a write, keys a share store or release (at most 256), or chats a cold read's grant names (at most 64)
+    /// Messages a write, or keys a share store or release (at most 256)
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=MESSAGES_PER_CALL_MAX as u64))]
     batch: u64,
     /// Messages a page
@@ -56,6 +56,9 @@ pub struct Args {
     /// Chats made for cold reads
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=COLD_CHATS_MAX))]
     cold_chats: u64,
+    /// Chats that the grant of a cold read names, as when somebody opens several at once
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=GRANT_CHATS_MAX as u64))]
+    together: u64,
     /// Seconds to wait before cold reads, so that leases run out
     #[arg(long, default_value_t = 0)]
     settle: u64,
@@ -154,12 +157,6 @@ async fn home_node(args: &Args, context: &Context) -> Result<Arc<HomeNode>, Fail
 }
 
 async fn cold(args: &Args, load: Load, context: &Context) -> Result<Measured, Failure> {
-    if args.batch > GRANT_CHATS_MAX as u64 {
-        return Err(Failure::usage(
-            format!("a grant names at most {GRANT_CHATS_MAX} chats"),
-            "give a smaller --batch",
-        ));
-    }
     let client = context.client()?;
     let many = Load {
         chats: args.cold_chats as usize,
@@ -171,7 +168,7 @@ async fn cold(args: &Args, load: Load, context: &Context) -> Result<Measured, Fa
     let case = Arc::new(ColdReads::new(
         client.clone(),
         ground.chats().to_vec(),
-        load.batch,
+        args.together as usize,
     ));
     let measured = drive(case, load).await;
     let after = client.status().await?.leases;
