@@ -389,8 +389,7 @@ pub fn order_told<K: KvRead + ?Sized>(
     let order = state.order().map_err(|e| KvError(e.to_string()))?;
     let mut devices = BTreeSet::new();
     for account in &order.scope.accounts {
-        let known = super::view_chains::account(kv, account)?;
-        for account in known {
+        if let Some(account) = super::view_chains::account(kv, account)? {
             devices.extend(account.devices.into_keys());
             devices.extend(account.revoked.into_keys());
         }
