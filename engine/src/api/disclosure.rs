@@ -332,13 +332,6 @@ pub fn open_result(
         if listing.as_ref().is_some_and(|l| l.home != manifest.home) {
             return Err(wrong(format!("it is home {}'s", manifest.home)));
         }
-        let named = order.scope.chats.contains(&manifest.chat);
-        if named != (manifest.records_of == RecordsOf::Everybody) {
-            let chat = manifest.chat;
-            return Err(wrong(format!(
-                "it says other than the order whose records of chat {chat} are in scope"
-            )));
-        }
         let expected = match manifests.last() {
             Some(before) if before.home != manifest.home => {
                 return Err(wrong(format!("it is home {}'s", manifest.home)));
@@ -355,6 +348,13 @@ pub fn open_result(
             let (chat, from) = (manifest.chat, manifest.from);
             return Err(wrong(format!(
                 "chat {chat} from message {from} is out of order: a part is missing, doubled or not of this result"
+            )));
+        }
+        let named = order.scope.chats.contains(&manifest.chat);
+        if named != (manifest.records_of == RecordsOf::Everybody) {
+            let chat = manifest.chat;
+            return Err(wrong(format!(
+                "it says other than the order whose records of chat {chat} are in scope"
             )));
         }
         if manifest.next.is_none() {
