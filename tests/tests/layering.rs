@@ -91,6 +91,7 @@ const ENGINE_PARTS: &[(&str, &[&str])] = &[
     ("home", &["custody", "protocol"]),
     ("quorum", &["custody", "protocol"]),
     ("audit", &["crypto", "labels"]),
+    ("audit", &["crypto", "sign"]),
     ("authz", &["crypto", "labels"]),
     ("authz", &["crypto", "sign"]),
 ];

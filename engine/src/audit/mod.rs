@@ -8,9 +8,9 @@
 //! ```
 //!
 //! Hashes are those of RFC 6962 section 2.1 (leaf 0x00, node 0x01, SHA-256), so
-//! that any Certificate Transparency verifier can check them; the wire form of
-//! publication (C2SP tlog-tiles, checkpoints, cosignatures) comes with the audit
-//! issue and is not here. The compact range ("right edge") is the idea of
+//! that any Certificate Transparency verifier can check them; the form in which
+//! a log is published and checked by others (C2SP tlog-tiles, checkpoints,
+//! cosignatures) is [`publish`]. The compact range ("right edge") is the idea of
 //! Trillian's and Tessera's append path: the perfect subtrees' roots suffice to
 //! append and to state the root, so appending costs O(1) reads whatever the size.
 //!
@@ -22,6 +22,7 @@ mod entry;
 mod log;
 mod merkle;
 mod proof;
+pub mod publish;
 
 pub use entry::{
     Blinds, Entry, EntryKind, EntryTooLarge, FORMAT, HexBytes, KeyLine, KeyOutcome, Opening,
