@@ -3,6 +3,7 @@
 //! These types convert at the border; nothing below imports them. The OpenAPI
 //! document at `/v1/openapi.json` is generated from them.
 
+pub mod audit;
 pub mod disclosure;
 pub mod keys;
 pub mod officers;

@@ -30,6 +30,22 @@ pub struct OfficersView {
     pub recovery_wait_ms: u64,
     /// Proposals that take decisions, the soonest to expire first.
     pub proposals: Vec<ProposalView>,
+    /// Auditors who may read the log's entries and openings, each until its time is over.
+    #[serde(default)]
+    pub auditors: Vec<AuditorView>,
+}
+
+/// One auditor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditorView {
+    /// Hex id: the hash of the key.
+    pub id: String,
+    /// For people.
+    pub name: String,
+    /// Ed25519 key, hex.
+    pub public: String,
+    /// Unix milliseconds.
+    pub expires_ms: u64,
 }
 
 /// A custodian's officers.

@@ -4,6 +4,7 @@
 //! A peer's certificate says which home speaks, and opens nothing: what is
 //! released, the grant by a user's device decides (see [`grant`]).
 
+pub mod auditor;
 pub mod chain;
 pub mod deletion;
 pub mod envelope;

@@ -93,6 +93,8 @@ labels! {
     SIGN_OFFICER = "quorate/officer/1";
     /// A service credential's id: the hash of its public key.
     SERVICE_ID = "quorate/service-id/1";
+    /// An auditor's id: the hash of the auditor's public key.
+    AUDITOR_ID = "quorate/auditor-id/1";
     /// A disclosure order's id: the hash of its bytes.
     ORDER_ID = "quorate/order-id/1";
     /// A custodian's signed acknowledgement of the head of a chain.
@@ -166,7 +168,7 @@ mod tests {
         let text: String = ALL.iter().map(|(n, l)| format!("{n}={l}\n")).collect();
         assert_eq!(
             blake3::hash(text.as_bytes()).to_hex().as_str(),
-            "a9f9b91a3bb051d194ed3a9fdee31e55ce416ef91185897f5bb61226d3f47550",
+            "9c2a38c06d857140edc40cb857e718b763e987ecf4fc3a5022885c4d449f7c53",
             "a label was changed or added: existing labels never change; for an addition, freeze the new table here"
         );
     }

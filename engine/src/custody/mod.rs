@@ -64,9 +64,9 @@ pub use standings::{Rows, Standings};
 pub use statement::{SEALING_LIFE_MS_MAX, StatementError};
 pub use view::{
     ChatEpochs, EPOCHS_LISTED_MAX, Held, Overview, SharePage, approved_policies, approved_policy,
-    due, feed, freezes, key_version, order, order_scope, orders, overview, proposal,
-    proposals_open, roster, sealing_statement, share, under_other_versions, version_in_use,
-    versions, voters,
+    auditor, auditors, due, feed, freezes, key_version, order, order_scope, orders, overview,
+    proposal, proposals_open, roster, sealing_statement, share, under_other_versions,
+    version_in_use, versions, voters,
 };
 pub use view_chains::{
     ChainHead, STATEMENTS_BYTES_MAX, account, authorities, chain_head, changed_since, chat, device,

@@ -12,8 +12,8 @@ use crate::authz::orders::StoredEpoch;
 use crate::types::codec;
 use crate::types::kv::{Kv, KvError, KvRead};
 use crate::types::{
-    AccountId, AuthorityId, ChatId, DeviceId, EpochNo, GrantId, HomeId, KeyId, NodeId, OrderId,
-    PolicyId, PublicKey, RequestId, StatementHash, WallMs,
+    AccountId, AuditorId, AuthorityId, ChatId, DeviceId, EpochNo, GrantId, HomeId, KeyId, NodeId,
+    OrderId, PolicyId, PublicKey, RequestId, StatementHash, WallMs,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -52,9 +52,10 @@ pub(super) const CHAT_EPOCH: u8 = 0x36;
 pub(super) const PROPOSAL_OPEN: u8 = 0x37;
 pub(super) const MANDATE: u8 = 0x38;
 pub(super) const MANDATE_AGE: u8 = 0x39;
+pub(super) const AUDITOR: u8 = 0x3a;
 
 /// First byte of every table and its name, for `dump` and status.
-pub const TABLES: [(u8, &str); 35] = [
+pub const TABLES: [(u8, &str); 36] = [
     (crate::audit::TABLE_HEAD, "log-head"),
     (crate::audit::TABLE_ENTRY, "log-entry"),
     (crate::audit::TABLE_NODE, "log-node"),
@@ -90,7 +91,15 @@ pub const TABLES: [(u8, &str); 35] = [
     (PROPOSAL_OPEN, "open-proposal"),
     (MANDATE, "mandate"),
     (MANDATE_AGE, "mandate-age"),
+    (AUDITOR, "auditor"),
 ];
+
+/// An auditor whom the officers admitted. Value: [`Auditor`](crate::authz::auditor::Auditor).
+pub(super) fn auditor_key(id: &AuditorId) -> Vec<u8> {
+    let mut key = vec![AUDITOR];
+    key.extend(id.0);
+    key
+}
 
 /// When keys were last handed to a restarted node.
 pub(super) fn handover_key(node: NodeId) -> Vec<u8> {

@@ -5,16 +5,17 @@ use super::FREEZES_MAX;
 use super::command::KeyKind;
 use super::protocol::{Feed, FreezeScope, SealingKeyStatement};
 use super::rows::{
-    self, EXPIRY, FREEZE, FreezeRow, ORDER, POLICY, PROPOSAL_OPEN, PolicyRow, ROSTER, SHARE,
-    ShareRow, Tombstone, VERSION, VOTERS, VersionRow, VersionState, get,
+    self, AUDITOR, EXPIRY, FREEZE, FreezeRow, ORDER, POLICY, PROPOSAL_OPEN, PolicyRow, ROSTER,
+    SHARE, ShareRow, Tombstone, VERSION, VOTERS, VersionRow, VersionState, get,
 };
 use crate::audit::Log;
+use crate::authz::auditor::{AUDITORS_MAX, Auditor};
 use crate::authz::officers::{PROPOSALS_OPEN_MAX, ProposalId, ProposalState, Roster};
 use crate::authz::orders::{
     EPOCH_RUN_MS_MAX, Order, OrderScope, OrderState, ScopedEpoch, StoredEpoch, in_scope,
 };
 use crate::types::kv::{KvError, KvRead};
-use crate::types::{ChatId, EpochNo, KeyId, NodeId, OrderId, PolicyId, WallMs};
+use crate::types::{AuditorId, ChatId, EpochNo, KeyId, NodeId, OrderId, PolicyId, WallMs};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -133,6 +134,23 @@ pub fn freezes<K: KvRead + ?Sized>(kv: &K) -> Result<Vec<(FreezeScope, FreezeRow
         .iter()
         .map(|(k, v)| Ok((rows::freeze_scope(k)?, rows::decode(v)?)))
         .collect()
+}
+
+/// The auditors whom the officers admitted, whether or not their time is over.
+///
+/// # Errors
+/// [`KvError`] when the store fails or a row is damaged.
+pub fn auditors<K: KvRead + ?Sized>(kv: &K) -> Result<Vec<Auditor>, KvError> {
+    let found = kv.scan(&[AUDITOR], &[AUDITOR + 1], AUDITORS_MAX, false)?;
+    found.iter().map(|(_, v)| rows::decode(v)).collect()
+}
+
+/// One of them.
+///
+/// # Errors
+/// [`KvError`] when the store fails or the row is damaged.
+pub fn auditor<K: KvRead + ?Sized>(kv: &K, id: &AuditorId) -> Result<Option<Auditor>, KvError> {
+    get(kv, &rows::auditor_key(id))
 }
 
 /// Every restriction in force and the log size it is true at. Positions are

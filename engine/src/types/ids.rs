@@ -129,6 +129,11 @@ byte_id!(
 );
 
 byte_id!(
+    /// An auditor of a custodian: the hash of the auditor's public key.
+    AuditorId, 32
+);
+
+byte_id!(
     /// A service credential of a home: the hash of its public key.
     ServiceId, 32
 );

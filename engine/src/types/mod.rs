@@ -9,9 +9,9 @@ pub mod secret;
 pub mod structure;
 
 pub use ids::{
-    AccountId, AuthorityId, BlobId, ChatId, CustodianId, DeploymentId, DeviceId, EpochNo, GrantId,
-    HomeId, IdError, KeyId, MessageId, NodeId, Nonce, OfficerId, OrderId, PolicyId, PublicKey,
-    RequestId, Revision, ServiceId, SessionId, StatementHash,
+    AccountId, AuditorId, AuthorityId, BlobId, ChatId, CustodianId, DeploymentId, DeviceId,
+    EpochNo, GrantId, HomeId, IdError, KeyId, MessageId, NodeId, Nonce, OfficerId, OrderId,
+    PolicyId, PublicKey, RequestId, Revision, ServiceId, SessionId, StatementHash,
 };
 pub use kv::{Kv, KvError, KvRead};
 pub use secret::{DataKey, RootKey, Secret, Share, WrappingKey};

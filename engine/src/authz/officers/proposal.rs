@@ -4,8 +4,9 @@ use super::{
     Context, Dependence, Floor, Officer, OfficerKey, OfficerRefusal, ProposalId, Roster, Statement,
     Waits, line,
 };
+use crate::authz::auditor::Auditor;
 use crate::authz::envelope::Envelope;
-use crate::types::{ChatId, CustodianId, KeyId, OfficerId, OrderId, WallMs};
+use crate::types::{AuditorId, ChatId, CustodianId, KeyId, OfficerId, OrderId, WallMs};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -88,6 +89,16 @@ pub enum Act {
         /// 1 to 64.
         keys: Vec<ShredKey>,
     },
+    /// Let an auditor read the log's entries and openings.
+    AdmitAuditor {
+        /// Who, and until when.
+        auditor: Auditor,
+    },
+    /// An auditor reads them no more.
+    DismissAuditor {
+        /// Who.
+        auditor: AuditorId,
+    },
 }
 
 /// Which freeze ends.
@@ -126,6 +137,8 @@ impl Act {
             Act::ApprovePolicy { .. } => "approve_policy",
             Act::Thaw { .. } => "thaw",
             Act::Shred { .. } => "shred",
+            Act::AdmitAuditor { .. } => "admit_auditor",
+            Act::DismissAuditor { .. } => "dismiss_auditor",
         }
     }
 

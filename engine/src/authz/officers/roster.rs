@@ -202,7 +202,11 @@ impl Roster {
                 next.floor = Some(self.floor.map_or(*floor, |old| old.higher(floor)));
             }
             Act::SetWaits { waits } => next = next.waiting(*waits)?,
-            Act::ApprovePolicy { .. } | Act::Thaw { .. } | Act::Shred { .. } => return Ok(None),
+            Act::ApprovePolicy { .. }
+            | Act::Thaw { .. }
+            | Act::Shred { .. }
+            | Act::AdmitAuditor { .. }
+            | Act::DismissAuditor { .. } => return Ok(None),
         }
         next.valid().map(Some)
     }

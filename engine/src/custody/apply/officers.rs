@@ -7,8 +7,10 @@ use super::super::command::{ApprovePolicy, EraseOpenings, Freeze, Operator, Thaw
 use super::super::protocol::{FreezeScope, KeyRef};
 use super::super::reply::Effect;
 use super::super::rows::{self, FREEZE, FreezeRow, PolicyRow, ROSTER};
+use super::super::view;
 use super::{Draft, Run};
 use crate::audit::{self, Subject};
+use crate::authz::auditor::AUDITORS_MAX;
 use crate::authz::officers::{Act, Roster, ShredKey, ThawScope};
 use crate::policy::Policy;
 use crate::types::CustodianId;
@@ -142,8 +144,10 @@ impl Run<'_> {
         act: &Act,
     ) -> Result<(), String> {
         roster.after(act).map_err(|e| e.to_string())?;
-        let Act::ApprovePolicy { canonical, members } = act else {
-            return Ok(());
+        let (canonical, members) = match act {
+            Act::ApprovePolicy { canonical, members } => (canonical, members),
+            Act::AdmitAuditor { auditor } => return auditor.check(draft.time_ms()),
+            _ => return Ok(()),
         };
         let bytes = hex::decode(canonical).map_err(|e| format!("the policy is not hex: {e}"))?;
         let policy = self.policy(draft, &bytes)?;
@@ -192,6 +196,25 @@ impl Run<'_> {
                 };
                 let keys: Vec<_> = keys.iter().map(key).collect();
                 self.shred_keys(draft, &keys)
+            }
+            Act::AdmitAuditor { auditor } => {
+                let known = view::auditors(self.kv)?;
+                let again = known.iter().any(|a| a.id() == auditor.id());
+                if known.len() >= AUDITORS_MAX && !again {
+                    return Ok(draft.refuse(format!(
+                        "{AUDITORS_MAX} auditors are admitted already; dismiss one first"
+                    )));
+                }
+                rows::put(self.kv, &rows::auditor_key(&auditor.id()), auditor)?;
+                Ok(Effect::Done)
+            }
+            Act::DismissAuditor { auditor } => {
+                let key = rows::auditor_key(auditor);
+                if self.kv.get(&key)?.is_none() {
+                    return Ok(draft.refuse(format!("no auditor {auditor} is admitted here")));
+                }
+                self.kv.delete(&key)?;
+                Ok(Effect::Done)
             }
             // Changes of the roster were made above.
             _ => Ok(Effect::Unchanged),
