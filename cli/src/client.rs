@@ -7,7 +7,7 @@
 //! see [`ClientError::Unknown`].
 
 mod calls;
-mod transport;
+pub mod transport;
 
 pub use calls::NewChat;
 pub use transport::{Identity, SetupError, Wire};

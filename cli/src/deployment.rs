@@ -11,9 +11,10 @@ use crate::client::{Client, ClientOptions, Identity};
 use crate::exit::Failure;
 use crate::people::person::GRANT_LIFE_S;
 use crate::people::service::ServiceFile;
-use crate::people::{Known, Person, Wallet};
+use crate::people::{Known, Person, Wallet, known};
 use quorate_engine::types::{AccountId, HomeId, Secret};
 use quorate_node::embedded::layout::{ClusterLayout, Layout};
+use quorate_node::pki::TrustStore;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -43,6 +44,9 @@ pub struct ClientFile {
     /// Directory with the descriptors of the home and of every custodian, and policy.toml.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<PathBuf>,
+    /// `https://HOST:PORT` of each node's audit plane, by custodian.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub audit: BTreeMap<String, Vec<String>>,
     /// Operator plane of each cluster, by its name; only where this user is its operator.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub operator: BTreeMap<String, OperatorFile>,
@@ -75,12 +79,18 @@ impl ClientFile {
             };
             (c.name.clone(), file)
         };
+        let audit = |c: &ClusterLayout| {
+            let at: Vec<_> = c.nodes.iter().filter_map(|n| n.audit.as_ref()).collect();
+            let at: Vec<_> = at.into_iter().map(https).collect();
+            (!at.is_empty()).then(|| (c.name.clone(), at))
+        };
         Self {
             deployment: layout.deployment.to_string(),
             endpoints: layout.client_endpoints().iter().map(https).collect(),
             ca: layout.home().ca.clone(),
             home: layout.home().name.clone(),
             trust: None,
+            audit: layout.clusters.iter().filter_map(audit).collect(),
             operator: layout.clusters.iter().map(operator).collect(),
         }
     }
@@ -257,6 +267,21 @@ impl Deployment {
         Layout::load(&self.dir)
             .map(Some)
             .map_err(|e| wrong(&path, &e))
+    }
+
+    /// Everybody's descriptors: those in `trust`, else in the directory `client.toml` names, else
+    /// of a deployment that one hand laid out.
+    ///
+    /// # Errors
+    /// When a file is wrong.
+    pub fn trust(&self, trust: Option<&Path>) -> Result<Option<Arc<TrustStore>>, Failure> {
+        let named = self.file.trust.as_ref().map(|t| self.dir.join(t));
+        if let Some(dir) = trust.map(Path::to_owned).or(named) {
+            return known::trust_of_dir(&dir).map(Some);
+        }
+        let layout = self.layout()?;
+        let of = layout.map(|l| known::trust_of_layout(&l)).transpose()?;
+        Ok(of.map(|(trust, _)| trust))
     }
 
     /// Whom to believe: those in `trust`, else in the directory `client.toml` names, else

@@ -5,6 +5,7 @@
 //!             │                    │
 //!          Context             client ─HTTPS/JSON─▶ home nodes
 //!     (deployment, output)     people: wallets, grants, who is believed
+//!                              audit: published logs, read and checked
 //!                              telegram: files in, files out
 //! ```
 //!
@@ -13,6 +14,7 @@
 //! command returns an [`exit::Exit`] or an [`exit::Failure`]; only [`main`]
 //! prints failures and ends the process.
 
+pub mod audit;
 pub mod bench;
 pub mod client;
 pub mod commands;

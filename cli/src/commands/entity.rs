@@ -280,6 +280,7 @@ fn node_spec(role: ClusterRole, (id, host, port): &(NodeId, String, u16)) -> Nod
             health: local(port + 2),
             client: (role == ClusterRole::Home).then(|| any(port + 3)),
             registry: (role == ClusterRole::Custodian).then(|| any(port + 3)),
+            audit: (role == ClusterRole::Custodian).then(|| any(port + 4)),
         },
         names: names(host),
     }

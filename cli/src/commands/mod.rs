@@ -5,6 +5,7 @@
 //! and one arm in [`Command::run`].
 
 pub mod approve;
+pub mod audit;
 pub mod bench;
 pub mod chat;
 pub mod cluster;
@@ -22,6 +23,7 @@ pub mod identity;
 pub mod import;
 mod key_sources;
 pub mod keys;
+pub mod log;
 pub mod login;
 pub mod members;
 pub mod message;
@@ -135,6 +137,10 @@ pub enum Command {
     Approve(approve::Args),
     /// Disclosure orders: what a court asks for, and what officers say to it
     Order(order::Args),
+    /// Read and check the logs that custodians publish
+    Log(log::Args),
+    /// Audit custodians, as somebody who believes none of them
+    Audit(audit::Args),
     /// Set up a home
     Home(home::Args),
     /// Set up an identity authority
@@ -175,6 +181,8 @@ impl Command {
             Self::Officer(args) => officer::run(args, context).await,
             Self::Approve(args) => approve::run(args, context).await,
             Self::Order(args) => order::run(args, context).await,
+            Self::Log(args) => log::run(args, context).await,
+            Self::Audit(args) => audit::run(&args, context),
             Self::Home(args) => home::run(args, context).await,
             Self::Identity(args) => identity::run(args, context).await,
             Self::Trust(args) => trust::run(&args, context),

@@ -7,14 +7,15 @@ use super::officer_papers::{
 };
 use super::{Context, policy};
 use crate::exit::{CommandResult, Exit, Failure};
-use crate::output::plain;
+use crate::output::{plain, time};
 use quorate_engine::api::officers::OfficersView;
+use quorate_engine::authz::auditor::Auditor;
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::officers::{
     Act, Bootstrap, Dependence, Floor, Officer, OfficerKey, Proposal, ShredKey, Statement,
     ThawScope, Waits,
 };
-use quorate_engine::types::ChatId;
+use quorate_engine::types::{ChatId, PublicKey};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -212,6 +213,20 @@ enum Asked {
         #[arg(long, value_name = "ID")]
         chat: Option<ChatId>,
     },
+    /// Let an auditor read the log's entries and who they are about
+    AdmitAuditor {
+        /// The auditor, as NAME=KEY (the public key that `audit init-key` showed, hex)
+        #[arg(value_name = "NAME=KEY", value_parser = auditor)]
+        auditor: (String, PublicKey),
+        /// Days the admission holds, 400 at most
+        #[arg(long = "for-days", value_name = "N", default_value_t = 90, value_parser = clap::value_parser!(u64).range(1..=400))]
+        for_days: u64,
+    },
+    /// An auditor reads the log no more
+    DismissAuditor {
+        /// Its id, or the name that `officer list` shows
+        auditor: String,
+    },
     /// Destroy shares, for ever
     Shred {
         /// A dealing, as CHAT:KEY (both hex); repeat for more
@@ -227,6 +242,14 @@ fn officer(text: &str) -> Result<Officer, String> {
     let name = name.to_owned();
     let public = public.parse()?;
     Ok(Officer { name, public })
+}
+
+fn auditor(text: &str) -> Result<(String, PublicKey), String> {
+    let parse = || {
+        let (name, public) = text.split_once('=')?;
+        Some((name.to_owned(), public.parse().ok()?))
+    };
+    parse().ok_or_else(|| "write NAME=KEY, the key in hex".to_owned())
 }
 
 fn share(text: &str) -> Result<ShredKey, String> {
@@ -334,6 +357,15 @@ async fn list(custodian: &str, context: &Context) -> CommandResult {
         view.cool_off_ms / 60_000,
         view.recovery_wait_ms / 3_600_000
     );
+    for a in &view.auditors {
+        let _ = write!(
+            text,
+            "\nauditor {} {} until {}",
+            plain(&a.id),
+            plain(&a.name),
+            time(a.expires_ms)
+        );
+    }
     for p in &view.proposals {
         let names = |ids: &[String]| {
             let all: Vec<_> = ids.iter().map(|id| name_of(&view, id)).collect();
@@ -417,6 +449,24 @@ fn act(asked: Asked, view: &OfficersView) -> Result<Act, Failure> {
             scope: chat.map_or(ThawScope::All, ThawScope::Chat),
         },
         Asked::Shred { shares } => Act::Shred { keys: shares },
+        Asked::AdmitAuditor {
+            auditor: (name, public),
+            for_days,
+        } => Act::AdmitAuditor {
+            auditor: Auditor {
+                name,
+                public,
+                expires_ms: now_ms().saturating_add(for_days.saturating_mul(DAY_MS)),
+            },
+        },
+        Asked::DismissAuditor { auditor } => {
+            let known = view.auditors.iter();
+            let mut known = known.filter(|a| a.id == auditor || a.name == auditor);
+            let id = known.next().and_then(|a| a.id.parse().ok());
+            Act::DismissAuditor {
+                auditor: id.ok_or_else(|| wrong(format!("no auditor {auditor:?} is admitted")))?,
+            }
+        }
     })
 }
 

@@ -360,6 +360,13 @@ fn act_words(act: &Act, name: &dyn Fn(&OfficerId) -> String) -> Result<String, F
             }
             out
         }
+        Act::AdmitAuditor { auditor } => format!(
+            "let {} read the log's entries and openings until {} (key {})",
+            plain(&auditor.name),
+            crate::output::time(auditor.expires_ms),
+            auditor.public
+        ),
+        Act::DismissAuditor { auditor } => format!("let auditor {auditor} read the log no more"),
     })
 }
 

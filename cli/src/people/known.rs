@@ -19,7 +19,8 @@ use quorate_node::pki::{Descriptor, TrustStore};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Most sets of custodians that are named where something is missing.
 const SETS_SHOWN_MAX: usize = 4;
@@ -49,13 +50,49 @@ pub struct Judged {
     pub would_do: Vec<Vec<String>>,
 }
 
+/// What to do where descriptors are missing or wrong.
+pub const TRUST_NEXT: &str = "name a directory with the descriptors of the home and of every custodian and policy.toml, as --trust DIR";
+
 fn unusable(what: impl std::fmt::Display) -> Failure {
-    Failure::new(
-        Exit::Usage,
-        "trust",
-        what.to_string(),
-        "name a directory with the descriptors of the home and of every custodian and policy.toml, as --trust DIR",
-    )
+    Failure::new(Exit::Usage, "trust", what.to_string(), TRUST_NEXT)
+}
+
+/// The descriptors of a deployment that one hand laid out, and its policy file.
+///
+/// # Errors
+/// [`Failure`] naming the file.
+pub fn trust_of_layout(layout: &Layout) -> Result<(Arc<TrustStore>, PathBuf), Failure> {
+    let place = layout.home().nodes.first();
+    let place = place.ok_or_else(|| unusable("layout.toml names no home node"))?;
+    let config = Config::load(&place.config).map_err(unusable)?;
+    let trust = TrustStore::load(&config.trust.own, &config.trust.dir).map_err(unusable)?;
+    Ok((trust, config.trust.policy.unwrap_or_default()))
+}
+
+/// The descriptors (`*.json`) in a directory, whose fingerprints somebody compared.
+///
+/// # Errors
+/// [`Failure`] naming the file.
+pub fn trust_of_dir(dir: &Path) -> Result<Arc<TrustStore>, Failure> {
+    let entries = std::fs::read_dir(dir).map_err(|e| Failure::file("read", dir, &e))?;
+    let (mut home, mut others) = (None, Vec::new());
+    for entry in entries {
+        let path = entry.map_err(|e| Failure::file("read", dir, &e))?.path();
+        if path.extension().is_none_or(|e| e != "json") {
+            continue;
+        }
+        let d = Descriptor::load(&path).map_err(unusable)?;
+        match d.role {
+            ClusterRole::Home if home.is_some() => {
+                let what = format!("{} holds descriptors of two homes", dir.display());
+                return Err(unusable(what));
+            }
+            ClusterRole::Home => home = Some(d),
+            _ => others.push(d),
+        }
+    }
+    let none = || unusable(format!("{} holds no home's descriptor", dir.display()));
+    TrustStore::of(home.ok_or_else(none)?, others).map_err(unusable)
 }
 
 impl Known {
@@ -64,11 +101,7 @@ impl Known {
     /// # Errors
     /// [`Failure`] naming the file.
     pub fn of_layout(layout: &Layout) -> Result<Self, Failure> {
-        let place = layout.home().nodes.first();
-        let place = place.ok_or_else(|| unusable("layout.toml names no home node"))?;
-        let config = Config::load(&place.config).map_err(unusable)?;
-        let trust = TrustStore::load(&config.trust.own, &config.trust.dir).map_err(unusable)?;
-        let policy = config.trust.policy.clone().unwrap_or_default();
+        let (trust, policy) = trust_of_layout(layout)?;
         Self::of(&trust, trust.own(), &policy)
     }
 
@@ -77,25 +110,7 @@ impl Known {
     /// # Errors
     /// [`Failure`] naming the file.
     pub fn of_dir(dir: &Path) -> Result<Self, Failure> {
-        let entries = std::fs::read_dir(dir).map_err(|e| Failure::file("read", dir, &e))?;
-        let (mut home, mut others) = (None, Vec::new());
-        for entry in entries {
-            let path = entry.map_err(|e| Failure::file("read", dir, &e))?.path();
-            if path.extension().is_none_or(|e| e != "json") {
-                continue;
-            }
-            let d = Descriptor::load(&path).map_err(unusable)?;
-            match d.role {
-                ClusterRole::Home if home.is_some() => {
-                    let what = format!("{} holds descriptors of two homes", dir.display());
-                    return Err(unusable(what));
-                }
-                ClusterRole::Home => home = Some(d),
-                _ => others.push(d),
-            }
-        }
-        let none = || unusable(format!("{} holds no home's descriptor", dir.display()));
-        let trust = TrustStore::of(home.ok_or_else(none)?, others).map_err(unusable)?;
+        let trust = trust_of_dir(dir)?;
         Self::of(&trust, trust.own(), &dir.join("policy.toml"))
     }
 
@@ -103,7 +118,7 @@ impl Known {
         let text =
             read_limited(policy).map_err(|e| Failure::file("read the policy file", policy, &e))?;
         let file = load(&String::from_utf8_lossy(&text), &facts(trust, home)).map_err(unusable)?;
-        let key = |(id, d): (CustodianId, std::sync::Arc<Descriptor>)| Some((id, d.log_key?.0));
+        let key = |(id, d): (CustodianId, Arc<Descriptor>)| Some((id, d.log_key?.0));
         Ok(Self {
             deployment: home.deployment,
             log_keys: trust.custodians().into_iter().filter_map(key).collect(),

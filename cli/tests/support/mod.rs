@@ -137,6 +137,7 @@ impl FakeHome {
             ca: "ca.pem".into(),
             home: "ae".into(),
             trust: None,
+            audit: BTreeMap::new(),
             operator: BTreeMap::new(),
         };
         file.write(dir).unwrap();

@@ -128,6 +128,7 @@ fn role(c: &Config, out: &mut Vec<Problem>) {
             }
             for (key, set) in [
                 ("listen.registry", c.listen.registry.is_some()),
+                ("listen.audit", c.listen.audit.is_some()),
                 ("webhook", c.webhook.is_some()),
             ] {
                 if set {

@@ -13,6 +13,7 @@ data_dir = "data"                                 # relative paths: from this fi
 peer = "0.0.0.0:7101"                             # raft, homes, other custodians; mutual TLS 1.3
 operator = "127.0.0.1:7102"                       # freeze, shred, membership; operator certificates
 registry = "0.0.0.0:7104"                         # accounts and devices; identity authorities' certificates
+audit = "0.0.0.0:7105"                            # the log's checkpoints and hashes for everybody, entries for auditors
 health = "127.0.0.1:7103"                         # /livez /readyz /metrics, plain HTTP
 
 [tls]                                             # watched: replace the files to rotate

@@ -170,6 +170,9 @@ pub struct Listen {
     /// Registry plane, for identity authorities; custodian only, and none speaks to it when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registry: Option<SocketAddr>,
+    /// Audit plane, for everybody who checks the log; custodian only, and nothing is published when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<SocketAddr>,
     /// Operator plane.
     pub operator: SocketAddr,
     /// Health and metrics, plain HTTP: bind it to a private address.

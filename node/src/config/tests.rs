@@ -95,6 +95,7 @@ fn roles_have_their_own_keys() {
         "tls.client_cert",
         "trust.policy",
         "listen.registry",
+        "listen.audit",
         "keys.rotation",
     ] {
         assert!(e.contains(key), "{key} in {e}");

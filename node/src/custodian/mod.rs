@@ -7,6 +7,7 @@
 //!
 //!  other nodes ──peer plane──▶ Internal: clocks, key versions on their way
 //!  authorities ──registry plane──▶ chains ◀── home, other custodians (exchange): signed statements
+//!  auditors, everybody ──audit plane──▶ publish: checkpoints, tiles, openings of what was applied
 //!  Keeper: draws, spreads, attests, rotates and destroys key versions; sweeps; watches the clock
 //! ```
 //!
@@ -33,6 +34,7 @@ mod open;
 mod operator;
 mod pool;
 mod provider;
+mod publish;
 mod restart;
 mod rewrap;
 mod ring;
@@ -51,6 +53,7 @@ pub use officers::{OrderHere, Seen};
 pub use open::{GROUP, OpenProblem, facts, log_key, machine, policies};
 pub use operator::{CustodianStatus, OperatorProblem, Recorded};
 pub use provider::{KeyFile, OwnProvider, own_provider};
+pub use publish::PUBLISH_EVERY;
 pub use ring::Ring;
 pub use service::HomeService;
 pub use token::Token;
@@ -175,6 +178,7 @@ struct Inner {
     grants: GrantMemory,
     pool: pool::Pool,
     figures: figures::Figures,
+    publisher: publish::Publisher,
     requests: tokio::sync::Semaphore,
     feeds_held: tokio::sync::Semaphore,
     /// Counts freezes and thaws that were committed through this node.
@@ -244,12 +248,14 @@ impl Custodian {
             grants: GrantMemory::default(),
             pool: pool::Pool::new(),
             figures,
+            publisher: publish::Publisher::default(),
             requests: tokio::sync::Semaphore::new(REQUESTS_MAX),
             feeds_held: tokio::sync::Semaphore::new(FEEDS_HELD_MAX),
             restrictions: tokio::sync::watch::Sender::new(0),
         }));
         tokio::spawn(keeper::run(custodian.clone(), stop.clone()));
         tokio::spawn(exchange::run(custodian.clone(), stop.clone()));
+        tokio::spawn(publish::run(custodian.clone(), stop.clone()));
         tokio::spawn(clock::run(custodian.clone(), stop));
         custodian
     }

@@ -5,6 +5,7 @@ use super::Custodian;
 use super::consensus::view;
 use super::operator::{OperatorProblem, Recorded};
 use quorate_engine::audit::Log;
+use quorate_engine::authz::auditor::Auditor;
 use quorate_engine::authz::envelope::Envelope;
 use quorate_engine::authz::officers::{Floor, ProposalId, ProposalState, Roster};
 use quorate_engine::authz::orders::{COOL_OFF_MS_MIN, OrderState};
@@ -105,6 +106,14 @@ impl Custodian {
     /// In words, when the store cannot be read.
     pub fn officers(&self) -> Result<Seen<(Option<Roster>, Vec<ProposalState>)>, String> {
         self.seen(|kv, now_ms| Ok((custody::roster(kv)?, custody::proposals_open(kv, now_ms)?)))
+    }
+
+    /// The auditors that the officers admitted.
+    ///
+    /// # Errors
+    /// In words, when the store cannot be read.
+    pub fn auditors(&self) -> Result<Vec<Auditor>, String> {
+        Ok(self.seen(|kv, _| custody::auditors(kv))?.value)
     }
 
     /// One proposal, whatever became of it.

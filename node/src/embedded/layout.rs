@@ -22,8 +22,8 @@ use std::path::{Path, PathBuf};
 const PORT_FIRST: u16 = 20_000;
 /// Last of them.
 const PORT_LAST: u16 = 31_999;
-/// Sockets per node: peer, operator, health, client or registry.
-const PORTS_PER_NODE: u16 = 4;
+/// Sockets per node: peer, operator, health, client or registry, audit.
+const PORTS_PER_NODE: u16 = 5;
 
 /// Why a deployment could not be laid out.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +76,9 @@ pub struct NodeLayout {
     /// Registry plane; custodian only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registry: Option<SocketAddr>,
+    /// Audit plane; custodian only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<SocketAddr>,
 }
 
 /// One identity authority: its own directory, made by `pki::entity`.
@@ -319,6 +322,10 @@ fn entity_of(
                 ClusterRole::Custodian => Some(ports.take()?),
                 _ => None,
             },
+            audit: match role {
+                ClusterRole::Custodian => Some(ports.take()?),
+                _ => None,
+            },
         };
         layouts.push(NodeLayout {
             id,
@@ -328,6 +335,7 @@ fn entity_of(
             health: listen.health,
             client: listen.client,
             registry: listen.registry,
+            audit: listen.audit,
         });
         let names = vec![ports.host.to_string(), "localhost".to_owned()];
         nodes.push(NodeSpec {
@@ -405,6 +413,7 @@ mod tests {
                     Some(node.health),
                     node.client,
                     node.registry,
+                    node.audit,
                 ]
                 .into_iter()
                 .flatten()

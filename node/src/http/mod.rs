@@ -1,4 +1,4 @@
-//! HTTP planes of a node: client, operator, registry, health. One listener, one router
+//! HTTP planes of a node: client, operator, registry, audit, health. One listener, one router
 //! and one service definition each, so that no plane can reach another's
 //! endpoints.
 //!
@@ -8,6 +8,7 @@
 //!                   ─▶ client   ─▶ dyn HomeApi
 //!                   ─▶ operator ─▶ dyn OperatorApi   (operator certificate needed)
 //!                   ─▶ registry ─▶ dyn RegistryApi   (authority certificate needed)
+//!                   ─▶ audit    ─▶ dyn AuditApi      (entries: an auditor's token needed)
 //!  plain socket ──▶ health      ─▶ dyn HealthApi
 //! ```
 //!
@@ -19,6 +20,7 @@
 //! Deliberately not here: any decision, any state. Handlers parse, call a
 //! trait, and print.
 
+pub mod audit;
 pub mod client;
 pub mod envelope;
 pub mod health;

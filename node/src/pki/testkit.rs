@@ -28,6 +28,7 @@ pub(crate) fn spec(role: ClusterRole, id: &str, nodes: u64) -> EntitySpec {
                     peer: any,
                     client: (role == ClusterRole::Home).then_some(any),
                     registry: (role == ClusterRole::Custodian).then_some(any),
+                    audit: (role == ClusterRole::Custodian).then_some(any),
                     operator: any,
                     health: any,
                 },

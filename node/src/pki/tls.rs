@@ -137,6 +137,11 @@ pub fn client_plane_server(source: &Arc<CertSource>) -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
+/// Audit plane (HTTPS), accepting side: no certificate is asked for.
+pub fn audit_server(source: &Arc<CertSource>) -> Arc<ServerConfig> {
+    client_plane_server(source)
+}
+
 /// Client plane (HTTPS), connecting side, under the home's CA; the certificate must name the host dialled.
 ///
 /// # Errors

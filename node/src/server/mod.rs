@@ -20,7 +20,7 @@ use crate::home::{Home, HomeConfig};
 use crate::http::operator::OwnCluster;
 use crate::http::serve::{self, Running, ServeLimits};
 use crate::http::{
-    client as client_plane, health as health_plane, operator as operator_plane,
+    audit as audit_plane, client as client_plane, health as health_plane, operator as operator_plane,
     registry as registry_plane,
 };
 use crate::peer::client::PeerClientOptions;
@@ -422,6 +422,15 @@ async fn start_planes(
             serve::spawn(address, Some(tls), router, limits)
                 .await
                 .map_err(failed("registry", address))?,
+        );
+    }
+    if let (Role::Custodian(custodian), Some(address)) = (&core.role, listen.audit) {
+        let router = audit_plane::router(Arc::new(custodian.clone()));
+        let tls = fixed(tls::audit_server(certs));
+        out.push(
+            serve::spawn(address, Some(tls), router, limits)
+                .await
+                .map_err(failed("audit", address))?,
         );
     }
     if let (Role::Home(home), Some(address)) = (&core.role, listen.client) {

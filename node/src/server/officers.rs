@@ -3,10 +3,11 @@
 use crate::custodian::{Custodian, OrderHere, Seen};
 use crate::http::operator::{OperatorError, OperatorResult};
 use quorate_engine::api::officers::{
-    ChatScope, EpochView, OfficerView, OfficersView, OrderDetail, OrderView, OrdersView,
-    ProposalView, RosterView,
+    AuditorView, ChatScope, EpochView, OfficerView, OfficersView, OrderDetail, OrderView,
+    OrdersView, ProposalView, RosterView,
 };
 use quorate_engine::api::registry::Statement;
+use quorate_engine::authz::auditor::Auditor;
 use quorate_engine::authz::identity::RECOVERY_WAIT_MS;
 use quorate_engine::authz::officers::{ProposalId, ProposalState, Roster};
 use quorate_engine::authz::orders::{OrderState, OrderStatus};
@@ -33,6 +34,15 @@ fn roster_view(roster: &Roster) -> RosterView {
     RosterView {
         quorum: roster.quorum(),
         officers: roster.officers().iter().map(one).collect(),
+    }
+}
+
+fn auditor_view(a: &Auditor) -> AuditorView {
+    AuditorView {
+        id: a.id().to_string(),
+        name: a.name.clone(),
+        public: a.public.to_string(),
+        expires_ms: a.expires_ms,
     }
 }
 
@@ -99,6 +109,12 @@ pub(super) fn officers(c: &Custodian) -> OperatorResult<OfficersView> {
         recovery_wait_ms: waits.recovery_ms.unwrap_or(RECOVERY_WAIT_MS),
         roster: roster.as_ref().map(roster_view),
         proposals: proposals.iter().map(proposal_view).collect(),
+        auditors: c
+            .auditors()
+            .map_err(unread)?
+            .iter()
+            .map(auditor_view)
+            .collect(),
     })
 }
 

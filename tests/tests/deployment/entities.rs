@@ -114,6 +114,7 @@ fn new_node(world: &mut World, role: &str, cluster: &str, id: u64, trusting: &[&
         health: config.listen.health,
         client: config.listen.client,
         registry: config.listen.registry,
+        audit: config.listen.audit,
     };
     let clusters = world.d.layout.clusters.iter_mut();
     let mut found = clusters.filter(|c| c.name == cluster);

@@ -19,6 +19,32 @@ impl<'a> Officers<'a> {
         let keys = Vec::new();
         Self { world, keys }
     }
+    /// Anna, Bo and Cy, two of whom must agree, as `custodian`'s first officers.
+    pub fn installed(world: &'a World, custodian: &str) -> Self {
+        let mut out = Self::new(world);
+        let paper = world.scratch().join(format!("first-{custodian}.json"));
+        let paper = paper.to_str().unwrap();
+        let names = ["anna", "bo", "cy"];
+        let named = names.map(|n| format!("{n}={}", out.key(n)));
+        let mut first = vec![
+            "officer",
+            "bootstrap",
+            custodian,
+            "--quorum",
+            "2",
+            "--out",
+            paper,
+        ];
+        for one in &named {
+            first.extend(["--officer", one]);
+        }
+        world.quorate_ok(&first);
+        for name in names {
+            world.quorate_ok(&["officer", "sign", paper, "--key", out.file(name), "--yes"]);
+        }
+        world.quorate_ok(&["officer", "submit", custodian, paper]);
+        out
+    }
     /// Draws a key; its public half.
     pub fn key(&mut self, name: &str) -> String {
         let path = self.world.scratch().join(format!("{name}.key"));

@@ -105,6 +105,7 @@ fn join(world: &mut World, cluster: &str, id: u64) -> SocketAddr {
         health: free(),
         client: None,
         registry: None,
+        audit: None,
     };
     let layout = NodeLayout {
         id,
@@ -114,6 +115,7 @@ fn join(world: &mut World, cluster: &str, id: u64) -> SocketAddr {
         health: listen.health,
         client: None,
         registry: None,
+        audit: None,
     };
     let spec = NodeSpec {
         id,

@@ -3,17 +3,19 @@
 //! Routes are read from the source, so one that nobody thought of is asked too;
 //! what came of it is compared with `planes.txt`, line by line.
 
+use crate::officers::Officers;
 use crate::world::{HOME, World, node, topology};
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use quorate_cli::audit::AuditorKey;
 use quorate_cli::people::service::ServiceFile;
 use quorate_cli::people::{Person, now_ms};
 use quorate_engine::authz::grant::{Action, Claims, Grant};
 use quorate_engine::authz::identity::device_id;
 use quorate_engine::crypto::sign::SigningKey;
-use quorate_engine::types::{ChatId, GrantId, HomeId, PublicKey, Secret};
+use quorate_engine::types::{ChatId, CustodianId, GrantId, HomeId, PublicKey, Secret};
 use quorate_node::config::Config;
 use quorate_node::embedded::layout::lay_out;
 use quorate_node::pki::tls::PEER_ALPN;
@@ -37,7 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_millis(1_500);
 
 /// Which file has which plane's routes.
-const PLANES: [(&str, &str); 7] = [
+const PLANES: [(&str, &str); 8] = [
+    ("audit.rs", "audit"),
     ("client.rs", "client"),
     ("operator.rs", "operator"),
     ("keys.rs", "operator"),
@@ -305,6 +308,42 @@ fn grant_of_a_stranger(person: &Person) -> String {
     grant.compact().to_owned()
 }
 
+/// Tokens of auditors: of one whom ch's officers admitted, for ch and for another custodian, and of
+/// one whom nobody admitted.
+fn auditors(world: &World) -> [(&'static str, String); 4] {
+    let officers = Officers::installed(world, "ch");
+    let [admitted, stranger] = ["admitted", "stranger"].map(|name| {
+        let path = world.scratch().join(format!("auditor-{name}.key"));
+        world.quorate_ok(&["audit", "init-key", "--out", path.to_str().unwrap()]);
+        AuditorKey::load(&path).unwrap()
+    });
+    let named = format!("auditor={}", admitted.public());
+    world.quorate_ok(&[
+        "officer",
+        "propose",
+        "ch",
+        "--key",
+        officers.file("anna"),
+        "--also",
+        officers.file("bo"),
+        "--reason",
+        "planes",
+        "admit-auditor",
+        &named,
+    ]);
+    let deployment = world.d.layout.deployment;
+    let token = |key: &AuditorKey, custodian: &str| {
+        let custodian = CustodianId::new(custodian).unwrap();
+        key.token(deployment, &custodian).unwrap()
+    };
+    [
+        ("garbage-token", "none".to_owned()),
+        ("unknown-auditor", token(&stranger, "ch")),
+        ("auditor-for-is", token(&admitted, "is")),
+        ("auditor", token(&admitted, "ch")),
+    ]
+}
+
 fn filled(path: &str) -> String {
     path.replace("{chat}", &"0".repeat(64))
         .replace("{account}", &"0".repeat(64))
@@ -312,6 +351,9 @@ fn filled(path: &str) -> String {
         .replace("{order}", &"0".repeat(64))
         .replace("{service}", &"0".repeat(64))
         .replace("{id}", "1")
+        .replace("{level}", "0")
+        .replace("{bundle}", "0")
+        .replace("{*path}", "000.p/1")
 }
 
 #[test]
@@ -379,6 +421,12 @@ fn every_route_answers_each_credential_as_the_table_says() {
         cookie: Some(session),
     };
     let bearers: Vec<Credential> = bearers.into_iter().chain([cookie]).collect();
+    let auditors = auditors(&world).map(|(name, bearer)| Credential {
+        name,
+        files: None,
+        bearer: Some(bearer),
+        cookie: None,
+    });
 
     let mut lines: BTreeMap<String, String> = BTreeMap::new();
     let mut row = |key: String, found: Vec<(&str, String)>| {
@@ -406,6 +454,7 @@ fn every_route_answers_each_credential_as_the_table_says() {
                 "client" => place.client,
                 "operator" => Some(place.operator),
                 "registry" => place.registry,
+                "audit" => place.audit,
                 _ => None,
             };
             if plane == "health" {
@@ -421,6 +470,7 @@ fn every_route_answers_each_credential_as_the_table_says() {
             let path_asked = filled(&path);
             let with_bearers = match plane.as_str() {
                 "client" => &bearers[..],
+                "audit" => &auditors[..],
                 _ => &[],
             };
             let found = certificates
@@ -468,7 +518,7 @@ fn routes_are_found_in_source() {
     assert_eq!(found, expected);
     let routes = all_routes();
     assert!(routes.len() > 25, "{routes:?}");
-    for plane in ["client", "operator", "registry", "health"] {
+    for plane in ["client", "operator", "registry", "audit", "health"] {
         assert!(routes.iter().any(|r| r.0 == plane), "{plane}");
     }
 }

@@ -124,6 +124,7 @@ impl OperatorApi for FakeNode {
             cool_off_ms: 1,
             recovery_wait_ms: 1,
             proposals: Vec::new(),
+            auditors: Vec::new(),
         };
         async move { Ok(view) }.boxed()
     }
