@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// The planes of a new node take so many consecutive ports.
-const PORTS: u16 = 4;
+const PORTS: u16 = 5;
 
 fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()

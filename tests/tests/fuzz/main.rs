@@ -58,9 +58,9 @@ targets! {
     grant: grants::grant();
     log_entry: audit::log_entry();
     log_proofs: audit::log_proofs();
-    published_notes: publish::notes();
+    published_notes: publish::published_notes();
     log_policies: publish::log_policies();
-    log_tiles: publish::tiles();
+    log_tiles: publish::log_tiles();
     statements: authz::statements();
     envelopes: authz::envelopes();
     sealed_bytes: sealed::sealed_bytes();

@@ -36,7 +36,7 @@ fn note() -> Note {
 }
 
 /// A note that is read is written the same way again, and no other text bears its signatures.
-pub(crate) fn notes() -> Target {
+pub(crate) fn published_notes() -> Target {
     let true_note = note();
     let keys = [
         log_vkey(&DEPLOYMENT, &name("ch"), key(1).public()),
@@ -109,7 +109,7 @@ pub(crate) fn log_policies() -> Target {
 }
 
 /// Tile paths have one form; bundles and tiles are as long as their paths say.
-pub(crate) fn tiles() -> Target {
+pub(crate) fn log_tiles() -> Target {
     let entries: [&[u8]; 3] = [b"{}", b"", b"longer than the others"];
     let mut corpus = vec![];
     for path in [
