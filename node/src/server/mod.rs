@@ -20,8 +20,8 @@ use crate::home::{Home, HomeConfig};
 use crate::http::operator::OwnCluster;
 use crate::http::serve::{self, Running, ServeLimits};
 use crate::http::{
-    audit as audit_plane, client as client_plane, health as health_plane, operator as operator_plane,
-    registry as registry_plane,
+    audit as audit_plane, client as client_plane, health as health_plane,
+    operator as operator_plane, registry as registry_plane,
 };
 use crate::peer::client::PeerClientOptions;
 use crate::peer::server::ServerOptions;
