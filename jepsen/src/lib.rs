@@ -13,6 +13,7 @@
 //! The conventions are Jepsen's (jepsen.io), so that its checkers can read our
 //! histories and people who know it need not learn ours.
 
+pub mod checker;
 pub mod cli;
 pub mod client;
 pub mod cluster;
