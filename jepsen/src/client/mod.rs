@@ -6,6 +6,7 @@
 
 mod wallet;
 
+pub use quorate_engine::types::{ChatId, Outcome};
 pub use wallet::Wallet;
 
 use anyhow::Context;
@@ -15,7 +16,6 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use quorate_engine::api::{self, Problem};
-use quorate_engine::types::{ChatId, Outcome};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use serde::Serialize;

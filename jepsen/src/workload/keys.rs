@@ -7,7 +7,7 @@
 use super::fresh;
 use crate::client::{Client, Failure, Room, Wallet};
 use quorate_engine::api::{Content, CreateChat, NewMessage};
-use quorate_engine::types::ChatId;
+use crate::client::ChatId;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -127,7 +127,7 @@ fn content(v: i64) -> quorate_engine::api::Content {
 fn number(message: &quorate_engine::api::Message) -> Result<i64, Failure> {
     let v = message.content.get("v").and_then(serde_json::Value::as_i64);
     v.ok_or_else(|| Failure {
-        outcome: quorate_engine::types::Outcome::Unknown,
+        outcome: crate::client::Outcome::Unknown,
         code: None,
         why: format!("message {} carries no number", message.id),
     })

@@ -48,7 +48,7 @@ impl Register {
     async fn replace(&self, key: i64, old: Option<i64>, new: i64, client: &mut Client) -> Result<(), Failure> {
         let certain = |mut f: Failure| {
             // Nothing was written yet.
-            f.outcome = quorate_engine::types::Outcome::NotDone;
+            f.outcome = crate::client::Outcome::NotDone;
             f
         };
         let room = self.keys.room(key, client).await.map_err(certain)?;
@@ -56,7 +56,7 @@ impl Register {
         let there = number(&message).map_err(certain)?;
         if let Some(old) = old.filter(|old| *old != there) {
             return Err(certain(Failure {
-                outcome: quorate_engine::types::Outcome::NotDone,
+                outcome: crate::client::Outcome::NotDone,
                 code: None,
                 why: format!("it is {there}, not {old}"),
             }));
