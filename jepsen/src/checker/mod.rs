@@ -10,6 +10,8 @@
 //! A checker whose record is missing or too thin says `unknown`, never `true`.
 //! The values that each workload's operations carry stand in `README.md`.
 
+pub mod linearizable;
+pub mod simulate;
 mod stats;
 
 #[cfg(test)]
@@ -101,12 +103,16 @@ pub trait Checker {
 
 /// The checkers of a workload; none for a name that is not a workload.
 pub fn for_workload(name: &str) -> Vec<Box<dyn Checker>> {
-    match name {
-        "append" | "register" | "set" | "grants" | "membership" | "custody" => {
-            vec![Box::new(stats::Stats)]
-        }
-        _ => Vec::new(),
-    }
+    use linearizable::{Linearizable, Model};
+    let own: Vec<Box<dyn Checker>> = match name {
+        "register" => vec![Box::new(Linearizable::new(Model::Register))],
+        "grants" | "membership" => vec![Box::new(Linearizable::new(Model::Members))],
+        "custody" => vec![Box::new(Linearizable::new(Model::Custody))],
+        "append" | "set" => Vec::new(),
+        _ => return Vec::new(),
+    };
+    let every: [Box<dyn Checker>; 1] = [Box::new(stats::Stats)];
+    own.into_iter().chain(every).collect()
 }
 
 /// The elements of a list.

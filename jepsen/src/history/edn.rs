@@ -45,7 +45,7 @@ fn print_map<'a>(out: &mut String, entries: impl Iterator<Item = (&'a str, &'a V
     out.push('}');
 }
 
-fn print(out: &mut String, value: &Value) {
+pub(crate) fn print(out: &mut String, value: &Value) {
     // Writing to a String cannot fail.
     match value {
         Value::Nil => out.push_str("nil"),
