@@ -68,7 +68,7 @@ pub fn probe(scratch: &Path) -> anyhow::Result<Report> {
             name,
             used_for,
             works: seen.is_ok(),
-            detail: seen.unwrap_or_else(|e| format!("{e:#}").lines().next().unwrap_or_default().to_owned()),
+            detail: seen.unwrap_or_else(|e| format!("{e:#}").lines().next_back().unwrap_or_default().to_owned()),
         }
     });
     let probes = probes.collect();
@@ -135,11 +135,11 @@ fn netns(_: &Path) -> anyhow::Result<String> {
 }
 
 fn veth(_: &Path) -> anyhow::Result<String> {
-    unshared("ip link add a type veth peer name b; ip -br link show a")
+    unshared("ip link add name qva type veth peer name qvb; ip -br link show qva")
 }
 
 fn bridge(_: &Path) -> anyhow::Result<String> {
-    unshared("ip link add b type bridge; ip -br link show b")
+    unshared("ip link add name qbr type bridge; ip -br link show qbr")
 }
 
 fn nft_bridge(_: &Path) -> anyhow::Result<String> {

@@ -110,13 +110,13 @@ impl Nemesis for Partition {
             }
             Shape::Ring => {
                 home.shuffle(dice);
-                let next = |i: usize| home[(i + 1) % home.len()];
                 // Only i → i+1 is left.
-                let cuts = (0..home.len()).flat_map(|i| {
-                    let deaf = home.iter().filter(move |n| **n != home[i] && **n != next(i));
-                    deaf.map(move |n| (ports(&[home[i]]), ports(&[*n])))
-                });
-                let cuts: Cuts = cuts.collect();
+                let mut cuts: Cuts = Vec::new();
+                for (i, from) in home.iter().enumerate() {
+                    let next = home[(i + 1) % home.len()];
+                    let deaf = home.iter().filter(|n| *n != from && **n != next);
+                    cuts.extend(deaf.map(|n| (ports(&[*from]), ports(&[*n]))));
+                }
                 ("hear one neighbour each", home.clone(), cuts)
             }
             Shape::Bridge => {

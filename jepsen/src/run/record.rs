@@ -28,8 +28,9 @@ impl Recorder {
     pub fn push(&self, process: Process, kind: Kind, f: &str, value: Value, error: Option<String>) {
         let mut ops = self.ops.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock: the order of lines is the order of times.
+        let index = ops.len() as u64;
         ops.push(Op {
-            index: ops.len() as u64,
+            index,
             time: self.start.elapsed().as_nanos() as u64,
             process,
             kind,

@@ -91,7 +91,7 @@ impl Workload for Append {
     fn next(&self, dice: &mut ChaCha8Rng) -> Invocation {
         let key = self.keys.pick(dice.random());
         let kind = dice.random_range(0..10);
-        let mut append = || step("append", key, Value::Int(self.next.fetch_add(1, Ordering::Relaxed)));
+        let append = || step("append", key, Value::Int(self.next.fetch_add(1, Ordering::Relaxed)));
         let txn = match kind {
             0..4 => vec![step("r", key, Value::Nil)],
             // Two at once are appended together or not at all.
