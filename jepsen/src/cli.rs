@@ -34,6 +34,8 @@ enum Command {
     Suite(Suite),
     /// Run with one seed after the other until something is false
     Soak(Soak),
+    /// Ask whether planted bugs are found; needs a quorate-node built with the feature `mutants`
+    SelfTest(SelfTest),
     /// Check a recorded run again; needs no cluster
     Analyze {
         /// The run's directory, such as store/latest
@@ -118,6 +120,22 @@ struct Soak {
     runs: u64,
 }
 
+#[derive(Debug, Args)]
+struct SelfTest {
+    /// Only these, comma-separated; `none` is the control [default: all, and the control]
+    #[arg(long, value_delimiter = ',')]
+    mutant: Vec<String>,
+    /// Only the three that are found fastest, and the control
+    #[arg(long, conflicts_with = "mutant")]
+    fast: bool,
+    /// Runs with different seeds until a bug is found
+    #[arg(long, default_value_t = 3)]
+    tries: u64,
+    /// Where runs are kept
+    #[arg(long, default_value = "store")]
+    store: PathBuf,
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("NAME=VALUE is wanted")?;
     Ok((name.to_owned(), value.to_owned()))
@@ -127,7 +145,12 @@ impl Run {
     fn spec(&self, seed: u64) -> Spec {
         Spec {
             workload: self.workload.clone(),
-            nemesis: self.nemesis.iter().filter(|n| *n != "none").cloned().collect(),
+            nemesis: self
+                .nemesis
+                .iter()
+                .filter(|n| *n != "none")
+                .cloned()
+                .collect(),
             topology: self.common.topology.clone(),
             seed,
             rate: self.common.rate,
@@ -144,7 +167,9 @@ impl Run {
 /// The program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
     let code = match runtime {
         Ok(runtime) => {
             let code = runtime.block_on(command(cli.command));
@@ -177,12 +202,15 @@ async fn command(command: Command) -> anyhow::Result<u8> {
         Command::Run(args) => match outside().await? {
             Some(code) => Ok(code),
             None => {
-                let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+                let seed = args
+                    .seed
+                    .unwrap_or_else(|| u64::from(rand::random::<u32>()));
                 one(&args.spec(seed)).await
             }
         },
         Command::Soak(args) => soak(&args).await,
         Command::Suite(args) => suite(&args).await,
+        Command::SelfTest(args) => self_test(&args).await,
     }
 }
 
@@ -200,30 +228,48 @@ async fn one(spec: &Spec) -> anyhow::Result<u8> {
     let finished = run(spec, &doctor).await?;
     tell(&finished.results, &finished.dir);
     if finished.results.verdict != Verdict::True {
-        say(&format!("repeat it with (the same faults at the same times; the clients' timing differs):\n  {}", spec.command()));
+        say(&format!(
+            "repeat it with (the same faults at the same times; the clients' timing differs):\n  {}",
+            spec.command()
+        ));
     }
     Ok(finished.results.verdict.exit_code())
 }
 
 /// Runs this program again, for a run in namespaces of its own.
 async fn child(spec: &Spec) -> anyhow::Result<u8> {
-    let mut words: Vec<String> = spec.command().split(' ').skip(1).map(str::to_owned).collect();
+    let mut words: Vec<String> = spec
+        .command()
+        .split(' ')
+        .skip(1)
+        .map(str::to_owned)
+        .collect();
     words.extend(["--store".into(), spec.store.display().to_string()]);
     if spec.keep {
         words.push("--keep".into());
     }
-    let status = tokio::process::Command::new(std::env::current_exe()?).args(words).status().await?;
+    let status = tokio::process::Command::new(std::env::current_exe()?)
+        .args(words)
+        .status()
+        .await?;
     let code = status.code().and_then(|c| u8::try_from(c).ok());
     Ok(code.unwrap_or(EXIT_HARNESS_FAILED))
 }
 
 async fn soak(args: &Soak) -> anyhow::Result<u8> {
-    let first = args.run.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    let first = args
+        .run
+        .seed
+        .unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let mut worst = 0;
     for n in 0..args.runs {
         let spec = args.run.spec(first.wrapping_add(n));
         let code = child(&spec).await?;
-        say(&format!("run {} with seed {}: exit code {code}", n + 1, spec.seed));
+        say(&format!(
+            "run {} with seed {}: exit code {code}",
+            n + 1,
+            spec.seed
+        ));
         if code == Verdict::False.exit_code() || code == EXIT_HARNESS_FAILED {
             return Ok(code);
         }
@@ -244,13 +290,38 @@ const SMOKE: &[Line] = &[
 ];
 
 const NIGHTLY: &[Line] = &[
-    ("append", &["kill", "pause", "partition", "power", "slow", "lossy"], "small", 300),
-    ("append", &["kill", "pause", "partition", "power", "clock"], "clustered", 300),
-    ("register", &["kill", "pause", "partition", "power"], "small", 300),
-    ("register", &["partition", "slow", "lossy", "pause"], "clustered", 300),
+    (
+        "append",
+        &["kill", "pause", "partition", "power", "slow", "lossy"],
+        "small",
+        300,
+    ),
+    (
+        "append",
+        &["kill", "pause", "partition", "power", "clock"],
+        "clustered",
+        300,
+    ),
+    (
+        "register",
+        &["kill", "pause", "partition", "power"],
+        "small",
+        300,
+    ),
+    (
+        "register",
+        &["partition", "slow", "lossy", "pause"],
+        "clustered",
+        300,
+    ),
     ("set", &["power", "disk-full", "kill"], "small", 300),
     ("set", &["fsync", "partition", "bitflip"], "small", 300),
-    ("append", &["freeze", "partition-custodians", "partition-jurisdiction"], "wide", 300),
+    (
+        "append",
+        &["freeze", "partition-custodians", "partition-jurisdiction"],
+        "wide",
+        300,
+    ),
 ];
 
 async fn suite(args: &Suite) -> anyhow::Result<u8> {
@@ -281,7 +352,131 @@ async fn suite(args: &Suite) -> anyhow::Result<u8> {
     }
     // Worst first: false over a failed harness over unknown over true.
     let codes: Vec<u8> = summary.iter().map(|(code, _)| *code).collect();
-    Ok([1, 3, 2].into_iter().find(|c| codes.contains(c)).unwrap_or(0))
+    Ok([1, 3, 2]
+        .into_iter()
+        .find(|c| codes.contains(c))
+        .unwrap_or(0))
+}
+
+/// Planted bug, workload, nemeses, seconds, operations a second. The first three are the fastest.
+const MUTANTS: &[(&str, &str, &[&str], u64, u64)] = &[
+    ("acknowledge-before-commit", "append", &[], 20, 40),
+    ("write-dropped", "append", &[], 20, 40),
+    ("page-repeats", "append", &[], 20, 40),
+    ("page-reversed", "append", &[], 20, 40),
+    ("page-cuts-last", "append", &[], 20, 40),
+    ("revision-ignored", "register", &[], 30, 60),
+    ("apply-skips", "append", &["kill"], 40, 40),
+    (
+        "stale-read",
+        "register",
+        &["partition-one", "pause"],
+        60,
+        40,
+    ),
+    (
+        "timeout-as-failure",
+        "append",
+        &["partition-one", "partition-bridge", "kill"],
+        90,
+        40,
+    ),
+    ("skip-fsync", "set", &["power-all"], 60, 60),
+    (
+        "flush-not-awaited",
+        "set",
+        &["power-all", "power-home"],
+        90,
+        80,
+    ),
+    (
+        "vote-not-kept",
+        "append",
+        &["kill-home", "partition-one"],
+        120,
+        40,
+    ),
+];
+/// How many of them `--fast` takes.
+const FAST: usize = 3;
+
+/// Each planted bug must be found: a verdict of false. Without any, the same runs must not be false.
+async fn self_test(args: &SelfTest) -> anyhow::Result<u8> {
+    let count = if args.fast { FAST } else { MUTANTS.len() };
+    let asked = |name: &str| args.mutant.is_empty() || args.mutant.iter().any(|m| m == name);
+    for name in &args.mutant {
+        anyhow::ensure!(
+            name == "none" || MUTANTS.iter().any(|m| m.0 == name),
+            "no planted bug {name:?}: choose of {}",
+            MUTANTS.iter().map(|m| m.0).collect::<Vec<_>>().join(", ")
+        );
+    }
+    let mut bad = 0;
+    let mut lines = Vec::new();
+    for (name, workload, nemesis, time, rate) in MUTANTS[..count].iter().filter(|m| asked(m.0)) {
+        let spec = |seed, env| Spec {
+            workload: (*workload).to_owned(),
+            nemesis: nemesis.iter().map(|n| (*n).to_owned()).collect(),
+            topology: "tiny".into(),
+            seed,
+            rate: *rate as f64,
+            time_s: *time,
+            concurrency: 6,
+            distances: false,
+            env,
+            store: args.store.clone(),
+            keep: false,
+        };
+        let (mut found, mut tried, mut codes) = (false, 0, Vec::new());
+        while tried < args.tries && !found {
+            tried += 1;
+            let code = child(&spec(
+                tried,
+                vec![("QUORATE_MUTANT".to_owned(), (*name).to_owned())],
+            ))
+            .await?;
+            codes.push(code.to_string());
+            found = code == Verdict::False.exit_code();
+        }
+        bad += u32::from(!found);
+        lines.push(match found {
+            true => format!(
+                "found      {name} (run {tried}; exit codes {})",
+                codes.join(", ")
+            ),
+            false => format!("NOT FOUND  {name} (exit codes {})", codes.join(", ")),
+        });
+    }
+    if asked("none") {
+        let run = Run {
+            workload: "append".into(),
+            nemesis: vec!["kill".into(), "partition".into()],
+            time: 40,
+            seed: None,
+            common: Common {
+                topology: "tiny".into(),
+                rate: 40.0,
+                concurrency: 6,
+                store: args.store.clone(),
+                distances: false,
+                env: Vec::new(),
+                keep: false,
+            },
+        };
+        let code = child(&run.spec(1)).await?;
+        let clean = code == Verdict::True.exit_code();
+        bad += u32::from(!clean);
+        lines.push(format!(
+            "{} none (exit code {code})",
+            if clean { "clean     " } else { "NOT CLEAN " }
+        ));
+    }
+    lines.iter().for_each(|line| print(line));
+    Ok(if bad == 0 {
+        0
+    } else {
+        Verdict::False.exit_code()
+    })
 }
 
 fn look(args: &Doctor) -> anyhow::Result<u8> {
@@ -311,7 +506,10 @@ fn list() {
     for known in nemesis::NEMESES {
         section(known.name, known.what);
     }
-    section("script:PATH", "your own program, run with `strike` and with `heal`");
+    section(
+        "script:PATH",
+        "your own program, run with `strike` and with `heal`",
+    );
     section("", "");
     for (name, what) in cluster::topology::BUILT_IN {
         section(name, what);
@@ -324,7 +522,10 @@ fn tell(results: &Results, dir: &std::path::Path) {
         say(&reason);
     }
     let verdict = serde_json::to_string(&results.verdict).unwrap_or_default();
-    print(&format!("valid? {verdict}  {}", dir.join(store::RESULTS).display()));
+    print(&format!(
+        "valid? {verdict}  {}",
+        dir.join(store::RESULTS).display()
+    ));
 }
 
 fn print(text: &str) {
@@ -346,11 +547,18 @@ mod tests {
     #[test]
     fn the_command_that_repeats_a_run_asks_for_the_same_run() {
         let words = "quorate-jepsen run --workload set --nemesis kill,power --topology tiny --seed 9 --rate 5 --time 30 --concurrency 4 --distances --env A=b";
-        let Command::Run(run) = Cli::parse_from(words.split(' ')).command else { panic!("run") };
+        let Command::Run(run) = Cli::parse_from(words.split(' ')).command else {
+            panic!("run")
+        };
         let spec = run.spec(run.seed.unwrap());
-        let Command::Run(again) = Cli::parse_from(spec.command().split(' ')).command else { panic!("run") };
+        let Command::Run(again) = Cli::parse_from(spec.command().split(' ')).command else {
+            panic!("run")
+        };
         let again = again.spec(again.seed.unwrap());
-        assert_eq!(serde_json::to_value(&spec).unwrap(), serde_json::to_value(&again).unwrap());
+        assert_eq!(
+            serde_json::to_value(&spec).unwrap(),
+            serde_json::to_value(&again).unwrap()
+        );
     }
 
     #[test]

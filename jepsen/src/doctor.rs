@@ -37,7 +37,11 @@ type Look = fn(&Path) -> anyhow::Result<String>;
 /// Name, use, probe.
 const PROBES: &[(&str, &str, Look)] = &[
     ("root", "everything below", root),
-    ("namespaces", "every run: network, mount and process namespaces of its own", namespaces),
+    (
+        "namespaces",
+        "every run: network, mount and process namespaces of its own",
+        namespaces,
+    ),
     ("netns", "one network namespace for each node", netns),
     ("tun", "the switch: cuts, slow and lossy links", tun),
     ("loop", "one disk image for each node", loop_device),
@@ -48,8 +52,16 @@ const PROBES: &[(&str, &str, Look)] = &[
     ("veth", "not used by the harness itself", veth),
     ("bridge", "not used by the harness itself", bridge),
     ("nft-bridge", "not used by the harness itself", nft_bridge),
-    ("fuse", "file systems that lie (LazyFS); none is built in", fuse),
-    ("cgroup-cpu", "starving a node of processor time", cgroup_cpu),
+    (
+        "fuse",
+        "file systems that lie (LazyFS); none is built in",
+        fuse,
+    ),
+    (
+        "cgroup-cpu",
+        "starving a node of processor time",
+        cgroup_cpu,
+    ),
     ("cgroup-memory", "a node's memory limit", cgroup_memory),
     ("cgroup-v2", "not used by the harness itself", cgroup_v2),
     ("ptrace", "stopping a node at a system call", ptrace),
@@ -68,7 +80,13 @@ pub fn probe(scratch: &Path) -> anyhow::Result<Report> {
             name,
             used_for,
             works: seen.is_ok(),
-            detail: seen.unwrap_or_else(|e| format!("{e:#}").lines().next_back().unwrap_or_default().to_owned()),
+            detail: seen.unwrap_or_else(|e| {
+                format!("{e:#}")
+                    .lines()
+                    .next_back()
+                    .unwrap_or_default()
+                    .to_owned()
+            }),
         }
     });
     let probes = probes.collect();
@@ -98,7 +116,10 @@ impl Report {
         let mut out = format!("{}\n", self.machine);
         for p in &self.probes {
             let works = if p.works { "works" } else { "ABSENT" };
-            out.push_str(&format!("{:<14} {works:<7} {}\n{:22} {}\n", p.name, p.used_for, "", p.detail));
+            out.push_str(&format!(
+                "{:<14} {works:<7} {}\n{:22} {}\n",
+                p.name, p.used_for, "", p.detail
+            ));
         }
         for left in &self.leftovers {
             out.push_str(&format!("left behind: {left}\n"));
@@ -109,7 +130,17 @@ impl Report {
 
 /// Runs a line of shell in namespaces of its own.
 fn unshared(script: &str) -> anyhow::Result<String> {
-    let args = ["--net", "--mount", "--pid", "--fork", "--mount-proc", "--", "sh", "-ec", script];
+    let args = [
+        "--net",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        "--",
+        "sh",
+        "-ec",
+        script,
+    ];
     let out = run("unshare", &args)?;
     Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned())
 }
@@ -143,7 +174,9 @@ fn bridge(_: &Path) -> anyhow::Result<String> {
 }
 
 fn nft_bridge(_: &Path) -> anyhow::Result<String> {
-    unshared("nft add table bridge probe; nft add chain bridge probe c '{ type filter hook forward priority 0 ; }'; nft list tables")
+    unshared(
+        "nft add table bridge probe; nft add chain bridge probe c '{ type filter hook forward priority 0 ; }'; nft list tables",
+    )
 }
 
 fn tun(_: &Path) -> anyhow::Result<String> {
@@ -190,7 +223,10 @@ fn ext4_shutdown(dir: &Path) -> anyhow::Result<String> {
     run("umount", &[text(&at.0)?])?;
     let _ = Command::new("e2fsck").args(["-p", text(&file)?]).output();
     run("mount", &["-o", "loop", text(&file)?, text(&at.0)?])?;
-    ensure!(std::fs::read(at.0.join("kept"))? == b"kept", "what was synced is gone");
+    ensure!(
+        std::fs::read(at.0.join("kept"))? == b"kept",
+        "what was synced is gone"
+    );
     ensure!(!at.0.join("lost").exists(), "what was not synced is there");
     Ok("synced data stayed, unsynced data went".into())
 }
@@ -198,18 +234,26 @@ fn ext4_shutdown(dir: &Path) -> anyhow::Result<String> {
 fn tmpfs_resize(dir: &Path) -> anyhow::Result<String> {
     let at = dir.join("tmpfs");
     std::fs::create_dir_all(&at)?;
-    run("mount", &["-t", "tmpfs", "-o", "size=4m", "tmpfs", text(&at)?])?;
+    run(
+        "mount",
+        &["-t", "tmpfs", "-o", "size=4m", "tmpfs", text(&at)?],
+    )?;
     let at = Mounted(at);
     run("mount", &["-o", "remount,size=1m", text(&at.0)?])?;
     match std::fs::write(at.0.join("big"), vec![0u8; 2 << 20]) {
-        Err(e) if e.kind() == std::io::ErrorKind::StorageFull => Ok("made smaller while mounted".into()),
+        Err(e) if e.kind() == std::io::ErrorKind::StorageFull => {
+            Ok("made smaller while mounted".into())
+        }
         other => bail!("2 MiB in 1 MiB: {other:?}"),
     }
 }
 
 fn faketime(_: &Path) -> anyhow::Result<String> {
     let lib = crate::cluster::FAKETIME;
-    ensure!(Path::new(lib).exists(), "{lib} is not there; install libfaketime");
+    ensure!(
+        Path::new(lib).exists(),
+        "{lib} is not there; install libfaketime"
+    );
     let out = Command::new("date")
         .args(["-u", "+%Y"])
         .env("LD_PRELOAD", lib)
@@ -251,15 +295,27 @@ fn cgroup_memory(_: &Path) -> anyhow::Result<String> {
 
 fn cgroup_v2(_: &Path) -> anyhow::Result<String> {
     let mounts = std::fs::read_to_string("/proc/mounts")?;
-    let at = mounts.lines().find(|l| l.split(' ').nth(2) == Some("cgroup2"));
-    let at = at.and_then(|l| l.split(' ').nth(1)).context("no cgroup v2 hierarchy is mounted")?;
+    let at = mounts
+        .lines()
+        .find(|l| l.split(' ').nth(2) == Some("cgroup2"));
+    let at = at
+        .and_then(|l| l.split(' ').nth(1))
+        .context("no cgroup v2 hierarchy is mounted")?;
     let controllers = std::fs::read_to_string(Path::new(at).join("cgroup.controllers"))?;
-    ensure!(controllers.split_whitespace().any(|c| c == "cpu"), "it has only: {}", controllers.trim());
+    ensure!(
+        controllers.split_whitespace().any(|c| c == "cpu"),
+        "it has only: {}",
+        controllers.trim()
+    );
     Ok(format!("at {at}: {}", controllers.trim()))
 }
 
 fn fuse(_: &Path) -> anyhow::Result<String> {
-    std::fs::File::options().read(true).write(true).open("/dev/fuse").context("open /dev/fuse")?;
+    std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .context("open /dev/fuse")?;
     Ok("/dev/fuse opens".into())
 }
 
@@ -275,7 +331,10 @@ fn ptrace(dir: &Path) -> anyhow::Result<String> {
         .output()
         .context("start strace; is it installed?")?;
     ensure!(!out.status.success(), "an fsync that was to fail succeeded");
-    ensure!(std::fs::read_to_string(&log)?.contains("INJECTED"), "strace injected nothing");
+    ensure!(
+        std::fs::read_to_string(&log)?.contains("INJECTED"),
+        "strace injected nothing"
+    );
     Ok("strace made an fsync fail".into())
 }
 
@@ -288,8 +347,18 @@ mod tests {
         let report = Report {
             machine: "test".into(),
             probes: vec![
-                Probe { name: "tun", used_for: "", works: true, detail: "yes".into() },
-                Probe { name: "loop", used_for: "", works: false, detail: "no device".into() },
+                Probe {
+                    name: "tun",
+                    used_for: "",
+                    works: true,
+                    detail: "yes".into(),
+                },
+                Probe {
+                    name: "loop",
+                    used_for: "",
+                    works: false,
+                    detail: "no device".into(),
+                },
             ],
             leftovers: Vec::new(),
         };

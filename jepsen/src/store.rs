@@ -28,7 +28,11 @@ pub fn new_run(store: &Path, test: &str) -> anyhow::Result<PathBuf> {
     let mut again = 1;
     // Two runs may begin in one second.
     while let Err(e) = std::fs::create_dir(of_test.join(&name)) {
-        anyhow::ensure!(e.kind() == std::io::ErrorKind::AlreadyExists, "{}: {e}", of_test.display());
+        anyhow::ensure!(
+            e.kind() == std::io::ErrorKind::AlreadyExists,
+            "{}: {e}",
+            of_test.display()
+        );
         again += 1;
         name = format!("{stamp}-{again}");
     }
@@ -57,9 +61,18 @@ fn stamp(at: std::time::SystemTime) -> String {
     let of_year = of_era - (365 * year + year / 4 - year / 100);
     let shifted = (5 * of_year + 2) / 153;
     let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
     let year = year + era * 400 + i64::from(month <= 2);
-    format!("{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z", s / 3600, s / 60 % 60, s % 60)
+    format!(
+        "{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z",
+        s / 3600,
+        s / 60 % 60,
+        s % 60
+    )
 }
 
 /// Writes a value as JSON.
@@ -77,8 +90,14 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> anyhow::Result<()> {
 /// # Errors
 /// As the disk does.
 pub fn write_history(dir: &Path, history: &History) -> anyhow::Result<()> {
-    edn::write(history, BufWriter::new(File::create(dir.join(HISTORY_EDN))?))?;
-    jsonl::write(history, BufWriter::new(File::create(dir.join(HISTORY_JSONL))?))?;
+    edn::write(
+        history,
+        BufWriter::new(File::create(dir.join(HISTORY_EDN))?),
+    )?;
+    jsonl::write(
+        history,
+        BufWriter::new(File::create(dir.join(HISTORY_JSONL))?),
+    )?;
     Ok(())
 }
 
@@ -93,7 +112,8 @@ pub fn read_history(dir: &Path) -> anyhow::Result<History> {
         return jsonl::read(from).with_context(|| lines.display().to_string());
     }
     let path = dir.join(HISTORY_EDN);
-    let from = BufReader::new(File::open(&path).with_context(|| format!("open {}", path.display()))?);
+    let from =
+        BufReader::new(File::open(&path).with_context(|| format!("open {}", path.display()))?);
     edn::read(from).with_context(|| path.display().to_string())
 }
 
@@ -116,7 +136,10 @@ mod tests {
         let first = new_run(dir.path(), "set-kill").unwrap();
         let second = new_run(dir.path(), "set-kill").unwrap();
         assert_ne!(first, second);
-        for latest in [dir.path().join("latest"), dir.path().join("set-kill/latest")] {
+        for latest in [
+            dir.path().join("latest"),
+            dir.path().join("set-kill/latest"),
+        ] {
             assert_eq!(std::fs::canonicalize(latest).unwrap(), second);
         }
     }

@@ -46,7 +46,10 @@ struct IfReq {
 /// # Errors
 /// As the kernel says.
 pub fn tun(name: &str) -> io::Result<File> {
-    let file = File::options().read(true).write(true).open("/dev/net/tun")?;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")?;
     if name.len() >= IFNAMSIZ {
         return Err(io::Error::other(format!("{name} is too long a name")));
     }

@@ -136,7 +136,11 @@ impl Client {
     ///
     /// # Errors
     /// [`Failure`].
-    pub async fn create_chat(&mut self, room: &Room, request: &api::CreateChat) -> Result<api::Chat, Failure> {
+    pub async fn create_chat(
+        &mut self,
+        room: &Room,
+        request: &api::CreateChat,
+    ) -> Result<api::Chat, Failure> {
         self.json(Call {
             method: Method::POST,
             path: "/v1/chats".into(),
@@ -152,7 +156,11 @@ impl Client {
     ///
     /// # Errors
     /// [`Failure`].
-    pub async fn append(&mut self, room: &Room, messages: Vec<api::NewMessage>) -> Result<api::Appended, Failure> {
+    pub async fn append(
+        &mut self,
+        room: &Room,
+        messages: Vec<api::NewMessage>,
+    ) -> Result<api::Appended, Failure> {
         self.json(Call {
             method: Method::POST,
             path: format!("/v1/chats/{}/messages", room.id),
@@ -168,7 +176,13 @@ impl Client {
     ///
     /// # Errors
     /// [`Failure`].
-    pub async fn edit(&mut self, room: &Room, message: u64, revision: u32, edit: &api::Edit) -> Result<api::Written, Failure> {
+    pub async fn edit(
+        &mut self,
+        room: &Room,
+        message: u64,
+        revision: u32,
+        edit: &api::Edit,
+    ) -> Result<api::Written, Failure> {
         self.json(Call {
             method: Method::PUT,
             path: format!("/v1/chats/{}/messages/{message}", room.id),
@@ -202,7 +216,11 @@ impl Client {
             all.extend(page.messages);
             match page.next {
                 Some(next) if next > from => from = next,
-                Some(next) => return Err(Failure::unknown(format!("page {from} says that {next} is next"))),
+                Some(next) => {
+                    return Err(Failure::unknown(format!(
+                        "page {from} says that {next} is next"
+                    )));
+                }
                 None => return Ok(all),
             }
         }
@@ -221,7 +239,10 @@ impl Client {
     }
 
     async fn json<T: DeserializeOwned>(&mut self, call: Call<'_>) -> Result<T, Failure> {
-        let grant = call.room.wallet.grant(call.write, std::slice::from_ref(&call.room.id));
+        let grant = call
+            .room
+            .wallet
+            .grant(call.write, std::slice::from_ref(&call.room.id));
         let grant = grant.map_err(|e| Failure::not_sent(format!("{e:#}")))?;
         let limit = self.reach.limit;
         let answer = tokio::time::timeout(limit, self.send(&call, &grant)).await;
@@ -230,7 +251,10 @@ impl Client {
             Err(_) => {
                 // The connection is in the middle of something.
                 self.sender = None;
-                return Err(Failure::unknown(format!("{} did not answer within {limit:?}", self.at)));
+                return Err(Failure::unknown(format!(
+                    "{} did not answer within {limit:?}",
+                    self.at
+                )));
             }
         };
         if (200..300).contains(&status) {
@@ -274,12 +298,18 @@ impl Client {
             None => self.connect().await?,
         };
         sender.ready().await.map_err(Failure::not_sent)?;
-        let response = sender.try_send_request(request).await.map_err(|mut e| match e.take_message() {
-            Some(_) => Failure::not_sent(e.error()),
-            None => Failure::unknown(e.error()),
-        })?;
+        let response =
+            sender
+                .try_send_request(request)
+                .await
+                .map_err(|mut e| match e.take_message() {
+                    Some(_) => Failure::not_sent(e.error()),
+                    None => Failure::unknown(e.error()),
+                })?;
         let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
+            .collect()
+            .await;
         let body = body.map_err(|e| Failure::unknown(format!("the answer broke off: {e}")))?;
         self.sender = Some(sender);
         Ok((status, body.to_bytes()))
@@ -291,7 +321,9 @@ impl Client {
             tcp.set_nodelay(true)?;
             let name = ServerName::from(self.at.ip());
             let tls = self.reach.tls.connect(name, tcp).await?;
-            http1::handshake(TokioIo::new(tls)).await.map_err(std::io::Error::other)
+            http1::handshake(TokioIo::new(tls))
+                .await
+                .map_err(std::io::Error::other)
         };
         let connected = tokio::time::timeout(CONNECT_MAX, connecting).await;
         let connected = connected.map_err(|_| Failure::not_sent("no connection in time"))?;

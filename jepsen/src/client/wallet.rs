@@ -65,9 +65,15 @@ impl Wallet {
     pub fn load(dir: &Path, home: &str) -> anyhow::Result<Self> {
         let path = dir.join("device.json");
         let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-        let form: Form = serde_json::from_slice(&text)
-            .map_err(|e| anyhow::anyhow!("{}: line {}: not an open wallet", path.display(), e.line()))?;
-        ensure!(form.format == 1, "{}: format {}, this build reads 1", path.display(), form.format);
+        let form: Form = serde_json::from_slice(&text).map_err(|e| {
+            anyhow::anyhow!("{}: line {}: not an open wallet", path.display(), e.line())
+        })?;
+        ensure!(
+            form.format == 1,
+            "{}: format {}, this build reads 1",
+            path.display(),
+            form.format
+        );
         ensure!(form.enrolled, "{}: not enrolled", path.display());
         let mut seed = [0u8; 32];
         hex::decode_to_slice(&form.device.seed, &mut seed)

@@ -19,7 +19,10 @@ pub fn get(at: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&at, CONNECT_MAX)?;
     stream.set_read_timeout(Some(ANSWER_MAX))?;
     stream.set_write_timeout(Some(ANSWER_MAX))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: {at}\r\nconnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: {at}\r\nconnection: close\r\n\r\n"
+    )?;
     let mut bytes = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
@@ -51,9 +54,16 @@ pub fn state_hashes(at: SocketAddr) -> anyhow::Result<Vec<GroupState>> {
     ensure!(status == 200, "{status}: {body}");
     let groups: Vec<serde_json::Value> = serde_json::from_str(&body)?;
     let one = |g: &serde_json::Value| {
-        Some((g["group"].as_u64()?, g["applied"].as_u64()?, g["hash"].as_str()?.to_owned()))
+        Some((
+            g["group"].as_u64()?,
+            g["applied"].as_u64()?,
+            g["hash"].as_str()?.to_owned(),
+        ))
     };
-    groups.iter().map(|g| one(g).context(body.clone())).collect()
+    groups
+        .iter()
+        .map(|g| one(g).context(body.clone()))
+        .collect()
 }
 
 /// One figure of the metrics page, summed over its labels; 0 when it is not there.

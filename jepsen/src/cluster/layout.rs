@@ -58,9 +58,14 @@ impl Layout {
     /// When it is not there or not as it should be.
     pub fn load(dir: &Path) -> anyhow::Result<Self> {
         let path = dir.join("layout.toml");
-        let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         let layout: Self = toml::from_str(&text).with_context(|| path.display().to_string())?;
-        anyhow::ensure!(!layout.clusters.is_empty(), "{}: no cluster", path.display());
+        anyhow::ensure!(
+            !layout.clusters.is_empty(),
+            "{}: no cluster",
+            path.display()
+        );
         Ok(layout)
     }
 }

@@ -209,17 +209,27 @@ impl Cluster {
         let until = Instant::now() + limit;
         for node in &mut self.nodes {
             loop {
-                let Some(process) = &mut node.process else { break };
+                let Some(process) = &mut node.process else {
+                    break;
+                };
                 if let Some(code) = process.ended() {
                     if node.scarred {
                         break;
                     }
-                    bail!("{} has ended with {code:?}:\n{}", node.name, tail(&node.log, 30));
+                    bail!(
+                        "{} has ended with {code:?}:\n{}",
+                        node.name,
+                        tail(&node.log, 30)
+                    );
                 }
                 match health::ready(node.place.health) {
                     Ok(()) => break,
                     Err(e) if Instant::now() > until => {
-                        bail!("{} is not ready after {limit:?}: {e:#}\n{}", node.name, tail(&node.log, 30));
+                        bail!(
+                            "{} is not ready after {limit:?}: {e:#}\n{}",
+                            node.name,
+                            tail(&node.log, 30)
+                        );
                     }
                     Err(_) => std::thread::sleep(Duration::from_millis(100)),
                 }
@@ -230,7 +240,11 @@ impl Cluster {
 
     /// Links as they are without faults.
     pub fn heal_links(&self) {
-        let clusters: BTreeMap<usize, &str> = self.nodes.iter().map(|n| (n.port, n.cluster.as_str())).collect();
+        let clusters: BTreeMap<usize, &str> = self
+            .nodes
+            .iter()
+            .map(|n| (n.port, n.cluster.as_str()))
+            .collect();
         let home = self.layout.clusters[0].name.as_str();
         self.switch.heal(|from, to| {
             let mut rule = Rule::default();
@@ -245,12 +259,16 @@ impl Cluster {
 
     /// Indexes of the home's nodes.
     pub fn home(&self) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|i| self.nodes[*i].home).collect()
+        (0..self.nodes.len())
+            .filter(|i| self.nodes[*i].home)
+            .collect()
     }
 
     /// Indexes of the nodes of the cluster of that name.
     pub fn members(&self, cluster: &str) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|i| self.nodes[*i].cluster == cluster).collect()
+        (0..self.nodes.len())
+            .filter(|i| self.nodes[*i].cluster == cluster)
+            .collect()
     }
 
     /// Ports of nodes at the switch.
@@ -264,7 +282,9 @@ impl Cluster {
         let Ok((200, page)) = health::get(node.place.health, "/metrics") else {
             return Vec::new();
         };
-        let leader = page.lines().filter_map(|l| l.strip_prefix("quorate_raft_leader{"));
+        let leader = page
+            .lines()
+            .filter_map(|l| l.strip_prefix("quorate_raft_leader{"));
         leader
             .filter_map(|l| {
                 let (labels, value) = l.split_once("} ")?;
@@ -281,9 +301,17 @@ impl Cluster {
     pub fn log_in(&self, name: &str) -> anyhow::Result<PathBuf> {
         let wallet = self.dir.join("wallets").join(name);
         let quorate = binary("quorate")?;
-        let quorate = quorate.to_str().context("the path of quorate is not UTF-8")?;
-        let (dir, at) = (crate::machine::text(&self.dir)?, crate::machine::text(&wallet)?);
-        run(quorate, &["--deployment", dir, "--wallet", at, "login", "--name", name])?;
+        let quorate = quorate
+            .to_str()
+            .context("the path of quorate is not UTF-8")?;
+        let (dir, at) = (
+            crate::machine::text(&self.dir)?,
+            crate::machine::text(&wallet)?,
+        );
+        run(
+            quorate,
+            &["--deployment", dir, "--wallet", at, "login", "--name", name],
+        )?;
         Ok(wallet)
     }
 
@@ -298,13 +326,19 @@ impl Cluster {
             loop {
                 let mut states = Vec::new();
                 for node in &cluster.nodes {
-                    let Ok(state) = health::state_hashes(node.health) else { continue };
+                    let Ok(state) = health::state_hashes(node.health) else {
+                        continue;
+                    };
                     for (group, applied, hash) in &state {
-                        let first = seen.entry((*group, *applied)).or_insert_with(|| (hash.clone(), node.id));
+                        let first = seen
+                            .entry((*group, *applied))
+                            .or_insert_with(|| (hash.clone(), node.id));
                         ensure!(
                             first.0 == *hash,
                             "{} group {group} at index {applied}: nodes {} and {} differ",
-                            cluster.name, first.1, node.id
+                            cluster.name,
+                            first.1,
+                            node.id
                         );
                     }
                     states.push(state);
@@ -365,17 +399,43 @@ fn interface(name: &str, address: &str, netns: Option<&str>) -> anyhow::Result<s
     };
     let (mtu, address) = (MTU.to_string(), format!("{address}/16"));
     ip(&["addr", "add", &address, "dev", name])?;
-    ip(&["link", "set", name, "mtu", &mtu, "txqueuelen", "10000", "up"])?;
+    ip(&[
+        "link",
+        "set",
+        name,
+        "mtu",
+        &mtu,
+        "txqueuelen",
+        "10000",
+        "up",
+    ])?;
     Ok(file)
 }
 
-fn node(cluster: &ClusterPlace, place: &NodePlace, switch: &Switch, dir: &Path, options: &Options) -> anyhow::Result<Node> {
+fn node(
+    cluster: &ClusterPlace,
+    place: &NodePlace,
+    switch: &Switch,
+    dir: &Path,
+    options: &Options,
+) -> anyhow::Result<Node> {
     let name = format!("{}/{}", cluster.name, place.id);
     let plain = format!("{}-{}", cluster.name, place.id);
     let home = cluster.role == "home";
-    let at = place.config.parent().context("a configuration lies in a directory")?;
-    let image = Image::over(at, &dir.join("disks"), &plain, IMAGE_MIB, options.thin && home)?;
-    let clock = options.clocks.then(|| dir.join(format!("{plain}.{CLOCK_FILE}")));
+    let at = place
+        .config
+        .parent()
+        .context("a configuration lies in a directory")?;
+    let image = Image::over(
+        at,
+        &dir.join("disks"),
+        &plain,
+        IMAGE_MIB,
+        options.thin && home,
+    )?;
+    let clock = options
+        .clocks
+        .then(|| dir.join(format!("{plain}.{CLOCK_FILE}")));
     if let Some(clock) = &clock {
         std::fs::write(clock, "+0s\n")?;
     }

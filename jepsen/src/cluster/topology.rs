@@ -9,10 +9,22 @@ use std::net::Ipv4Addr;
 
 /// Names of the built-in ones, with what they are.
 pub const BUILT_IN: &[(&str, &str)] = &[
-    ("tiny", "home of three, three custodians of one node each, any 2: six processes"),
-    ("small", "home of three, five custodians of one node each, any 3: eight processes"),
-    ("clustered", "home of three, custodians of three, one and one, any 2: eight processes"),
-    ("wide", "home of three, three custodians of three nodes each, any 2: twelve processes"),
+    (
+        "tiny",
+        "home of three, three custodians of one node each, any 2: six processes",
+    ),
+    (
+        "small",
+        "home of three, five custodians of one node each, any 3: eight processes",
+    ),
+    (
+        "clustered",
+        "home of three, custodians of three, one and one, any 2: eight processes",
+    ),
+    (
+        "wide",
+        "home of three, three custodians of three nodes each, any 2: twelve processes",
+    ),
 ];
 
 /// Options of every built-in topology: snapshots and leases come and go within a short run.
@@ -32,11 +44,27 @@ const PLACES: [(&str, &str); 5] = [
 
 /// Round trips in milliseconds between data centres, as published by their operators, rounded.
 const ROUND_TRIPS_MS: &[(&str, &str, u32)] = &[
-    ("ae", "ch", 115), ("ae", "is", 150), ("ae", "sg", 85), ("ae", "br", 260), ("ae", "de", 115), ("ae", "nl", 120),
-    ("ch", "is", 50), ("ch", "sg", 160), ("ch", "br", 205), ("ch", "de", 8), ("ch", "nl", 15),
-    ("is", "sg", 220), ("is", "br", 210), ("is", "de", 48), ("is", "nl", 45),
-    ("sg", "br", 330), ("sg", "de", 155), ("sg", "nl", 165),
-    ("br", "de", 205), ("br", "nl", 200), ("de", "nl", 8),
+    ("ae", "ch", 115),
+    ("ae", "is", 150),
+    ("ae", "sg", 85),
+    ("ae", "br", 260),
+    ("ae", "de", 115),
+    ("ae", "nl", 120),
+    ("ch", "is", 50),
+    ("ch", "sg", 160),
+    ("ch", "br", 205),
+    ("ch", "de", 8),
+    ("ch", "nl", 15),
+    ("is", "sg", 220),
+    ("is", "br", 210),
+    ("is", "de", 48),
+    ("is", "nl", 45),
+    ("sg", "br", 330),
+    ("sg", "de", 155),
+    ("sg", "nl", 165),
+    ("br", "de", 205),
+    ("br", "nl", 200),
+    ("de", "nl", 8),
 ];
 
 /// The round trip between two jurisdictions; none within one, 100 ms where the table has none.
@@ -108,13 +136,27 @@ pub fn with_addresses(text: &str) -> anyhow::Result<String> {
         let nodes = nodes.unwrap_or(3);
         ensure!((1..=9).contains(&nodes), "nodes = {nodes}: must be 1 to 9");
         let host = |n: i64| toml::Value::String(format!("10.77.{cluster}.{n}"));
-        entity.insert("hosts".into(), (1..=nodes).map(host).collect::<Vec<_>>().into());
+        entity.insert(
+            "hosts".into(),
+            (1..=nodes).map(host).collect::<Vec<_>>().into(),
+        );
         Ok(())
     };
-    give(table.get_mut("home").context("the topology has no [home]")?, 1)?;
-    let custodians = table.get_mut("custodian").and_then(toml::Value::as_array_mut);
+    give(
+        table
+            .get_mut("home")
+            .context("the topology has no [home]")?,
+        1,
+    )?;
+    let custodians = table
+        .get_mut("custodian")
+        .and_then(toml::Value::as_array_mut);
     let custodians = custodians.context("the topology has no [[custodian]]")?;
-    ensure!(custodians.len() < 200, "{} custodians are too many", custodians.len());
+    ensure!(
+        custodians.len() < 200,
+        "{} custodians are too many",
+        custodians.len()
+    );
     for (i, custodian) in custodians.iter_mut().enumerate() {
         give(custodian, i + 2)?;
     }
@@ -146,11 +188,24 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        assert!(find("medium").unwrap_err().to_string().contains("tiny, small"));
+        assert!(
+            find("medium")
+                .unwrap_err()
+                .to_string()
+                .contains("tiny, small")
+        );
         let e = with_addresses("[home]\nname = \"ae\"\n").unwrap_err();
         assert!(e.to_string().contains("[[custodian]]"), "{e}");
-        let own = find("tiny").unwrap().replacen("nodes = 3", "nodes = 1\nhosts = [\"1.2.3.4\"]", 1);
-        assert!(with_addresses(&own).unwrap_err().to_string().contains("hosts"));
+        let own =
+            find("tiny")
+                .unwrap()
+                .replacen("nodes = 3", "nodes = 1\nhosts = [\"1.2.3.4\"]", 1);
+        assert!(
+            with_addresses(&own)
+                .unwrap_err()
+                .to_string()
+                .contains("hosts")
+        );
     }
 
     #[test]

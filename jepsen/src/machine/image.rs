@@ -32,7 +32,13 @@ impl Image {
     ///
     /// # Errors
     /// When a tool fails.
-    pub fn over(place: &Path, dir: &Path, name: &str, size_mib: u64, thin: bool) -> anyhow::Result<Self> {
+    pub fn over(
+        place: &Path,
+        dir: &Path,
+        name: &str,
+        size_mib: u64,
+        thin: bool,
+    ) -> anyhow::Result<Self> {
         let mut at = dir.to_owned();
         let mut backing = None;
         if thin {
@@ -155,7 +161,10 @@ impl Image {
     /// # Errors
     /// When it is not thin.
     pub fn starve(&self) -> anyhow::Result<()> {
-        let at = self.thin.as_deref().context("the image is not a thin one")?;
+        let at = self
+            .thin
+            .as_deref()
+            .context("the image is not a thin one")?;
         // A tmpfs can shrink to what is used, not below; tell it by the pages used.
         let out = run("df", &["-k", "--output=used", text(at)?])?;
         let printed = String::from_utf8_lossy(&out.stdout).into_owned();
@@ -174,7 +183,10 @@ impl Image {
     /// # Errors
     /// When it is not thin.
     pub fn feed(&self, size_mib: u64) -> anyhow::Result<()> {
-        let at = self.thin.as_deref().context("the image is not a thin one")?;
+        let at = self
+            .thin
+            .as_deref()
+            .context("the image is not a thin one")?;
         let size = format!("remount,size={}m", size_mib + 16);
         run("mount", &["-o", &size, text(at)?])?;
         Ok(())

@@ -110,7 +110,9 @@ pub fn leftovers() -> anyhow::Result<Vec<String>> {
     ensure!(loops.status.success(), "losetup -a: {}", loops.status);
     for line in String::from_utf8_lossy(&loops.stdout).lines() {
         if line.contains(super::image::SUFFIX) {
-            found.push(format!("loop device {line}: losetup -d it, if no run is going on"));
+            found.push(format!(
+                "loop device {line}: losetup -d it, if no run is going on"
+            ));
         }
     }
     Ok(found)

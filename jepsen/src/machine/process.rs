@@ -19,7 +19,10 @@ impl Process {
     /// # Errors
     /// When it cannot be started.
     pub fn start(mut command: Command, log: &Path) -> anyhow::Result<Self> {
-        let out = std::fs::File::options().create(true).append(true).open(log)?;
+        let out = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(log)?;
         let child = command
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
@@ -89,7 +92,11 @@ impl Drop for Process {
 pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
     if let Some(dir) = std::env::var_os("QUORATE_BIN") {
         let path = PathBuf::from(dir).join(name);
-        anyhow::ensure!(path.is_file(), "{} is not there; QUORATE_BIN must name the directory with quorate and quorate-node", path.display());
+        anyhow::ensure!(
+            path.is_file(),
+            "{} is not there; QUORATE_BIN must name the directory with quorate and quorate-node",
+            path.display()
+        );
         return Ok(path);
     }
     let exe = std::env::current_exe()?;

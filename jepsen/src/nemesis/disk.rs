@@ -1,6 +1,6 @@
 //! Faults of disks: power cuts, full ones, ones whose fsync fails, flipped bits.
 
-use super::{Nemesis, Outcome, home_node, installed, led, victims};
+use super::{Nemesis, Outcome, Victims, home_node, installed, led, victims};
 use crate::cluster::{Cluster, IMAGE_MIB};
 use crate::machine::image::flip;
 use anyhow::Context;
@@ -14,11 +14,18 @@ const NOTICE_MAX: Duration = Duration::from_secs(10);
 
 /// Power cuts: what is not durable is gone, the processes end; later there is power again.
 #[derive(Default)]
-pub struct Power(Vec<usize>);
+pub struct Power(Vec<usize>, Victims);
+
+impl Power {
+    /// Of these nodes.
+    pub fn of(which: Victims) -> Self {
+        Self(Vec::new(), which)
+    }
+}
 
 impl Nemesis for Power {
     fn strike(&mut self, cluster: &mut Cluster, dice: &mut ChaCha8Rng) -> anyhow::Result<Outcome> {
-        let nodes = victims(cluster, dice);
+        let nodes = victims(self.1, cluster, dice);
         let led = led(&nodes, cluster);
         self.0 = nodes;
         let barrier = std::sync::Barrier::new(self.0.len());
@@ -32,7 +39,10 @@ impl Nemesis for Power {
                 })
             };
             let all: Vec<_> = self.0.iter().map(one).collect();
-            let join = |t: std::thread::ScopedJoinHandle<'_, _>| t.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a cut panicked")));
+            let join = |t: std::thread::ScopedJoinHandle<'_, _>| {
+                t.join()
+                    .unwrap_or_else(|_| Err(anyhow::anyhow!("a cut panicked")))
+            };
             all.into_iter().map(join).collect()
         });
         for at in &self.0 {
@@ -63,7 +73,12 @@ impl Nemesis for Full {
         let led = led(&[at], cluster);
         self.0 = Some(at);
         let filled = cluster.nodes[at].image.fill()?;
-        Ok(installed(format!("{filled} bytes of filler"), &[at], led, cluster))
+        Ok(installed(
+            format!("{filled} bytes of filler"),
+            &[at],
+            led,
+            cluster,
+        ))
     }
 
     fn hit(&mut self, cluster: &mut Cluster) -> Result<String, String> {
@@ -71,7 +86,9 @@ impl Nemesis for Full {
     }
 
     fn heal(&mut self, cluster: &mut Cluster) -> anyhow::Result<()> {
-        let Some(at) = self.0.take() else { return Ok(()) };
+        let Some(at) = self.0.take() else {
+            return Ok(());
+        };
         cluster.nodes[at].image.drain()?;
         start_if_ended(at, cluster)
     }
@@ -98,7 +115,9 @@ impl Nemesis for Fsync {
 
     /// What fsync refused may be anywhere or nowhere: as after a power cut.
     fn heal(&mut self, cluster: &mut Cluster) -> anyhow::Result<()> {
-        let Some(at) = self.0.take() else { return Ok(()) };
+        let Some(at) = self.0.take() else {
+            return Ok(());
+        };
         let ended = !cluster.nodes[at].running();
         cluster.nodes[at].image.feed(IMAGE_MIB)?;
         if ended {
@@ -175,9 +194,13 @@ impl Nemesis for Bitflip {
     }
 
     fn heal(&mut self, cluster: &mut Cluster) -> anyhow::Result<()> {
-        let Some((at, file, offset, bit)) = self.0.take() else { return Ok(()) };
+        let Some((at, file, offset, bit)) = self.0.take() else {
+            return Ok(());
+        };
         let until = Instant::now() + NOTICE_MAX;
-        while cluster.nodes[at].running() && crate::cluster::health::ready(cluster.nodes[at].place.health).is_err() {
+        while cluster.nodes[at].running()
+            && crate::cluster::health::ready(cluster.nodes[at].place.health).is_err()
+        {
             if Instant::now() > until {
                 break;
             }

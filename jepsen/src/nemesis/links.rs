@@ -79,10 +79,14 @@ fn both(a: Vec<usize>, b: Vec<usize>) -> Cuts {
 
 impl Nemesis for Partition {
     fn strike(&mut self, cluster: &mut Cluster, dice: &mut ChaCha8Rng) -> anyhow::Result<Outcome> {
-        let shape = self.shape.unwrap_or(SHAPES[dice.random_range(0..SHAPES.len())]);
+        let shape = self
+            .shape
+            .unwrap_or(SHAPES[dice.random_range(0..SHAPES.len())]);
         let all: Vec<usize> = (0..cluster.nodes.len()).collect();
         let mut home = cluster.home();
-        let others = |of: &[usize]| -> Vec<usize> { all.iter().copied().filter(|i| !of.contains(i)).collect() };
+        let others = |of: &[usize]| -> Vec<usize> {
+            all.iter().copied().filter(|i| !of.contains(i)).collect()
+        };
         let ports = |nodes: &[usize]| cluster.ports(nodes);
         if home.len() < 3 && matches!(shape, Shape::Ring | Shape::Bridge) {
             return Ok(Outcome::Skipped {
@@ -92,13 +96,21 @@ impl Nemesis for Partition {
         let (what, nodes, cuts) = match shape {
             Shape::One => {
                 let node: Vec<usize> = home_node(cluster, dice).into_iter().collect();
-                ("cut from all nodes", node.clone(), both(ports(&node), ports(&others(&node))))
+                (
+                    "cut from all nodes",
+                    node.clone(),
+                    both(ports(&node), ports(&others(&node))),
+                )
             }
             Shape::Half => {
                 let mut mixed = all.clone();
                 mixed.shuffle(dice);
                 let half = mixed[..mixed.len() / 2].to_vec();
-                ("cut from the other half", half.clone(), both(ports(&half), ports(&others(&half))))
+                (
+                    "cut from the other half",
+                    half.clone(),
+                    both(ports(&half), ports(&others(&half))),
+                )
             }
             Shape::OneWay => {
                 let node: Vec<usize> = home_node(cluster, dice).into_iter().collect();
@@ -122,20 +134,38 @@ impl Nemesis for Partition {
             Shape::Bridge => {
                 home.shuffle(dice);
                 let pair = home[..2].to_vec();
-                ("cut from each other", pair.clone(), both(ports(&pair[..1]), ports(&pair[1..])))
+                (
+                    "cut from each other",
+                    pair.clone(),
+                    both(ports(&pair[..1]), ports(&pair[1..])),
+                )
             }
             Shape::Jurisdiction => {
                 let node = one(&others(&home), dice);
                 let node = node.map(|n| cluster.members(&cluster.nodes[n].cluster));
                 let nodes = node.unwrap_or_default();
-                ("cut off with their jurisdiction", nodes.clone(), both(ports(&nodes), ports(&others(&nodes))))
+                (
+                    "cut off with their jurisdiction",
+                    nodes.clone(),
+                    both(ports(&nodes), ports(&others(&nodes))),
+                )
             }
             Shape::Custodians => {
-                let mut clusters: Vec<&str> = cluster.layout.clusters[1..].iter().map(|c| c.name.as_str()).collect();
+                let mut clusters: Vec<&str> = cluster.layout.clusters[1..]
+                    .iter()
+                    .map(|c| c.name.as_str())
+                    .collect();
                 clusters.shuffle(dice);
                 let count = dice.random_range(1..=clusters.len());
-                let nodes: Vec<usize> = clusters[..count].iter().flat_map(|c| cluster.members(c)).collect();
-                ("cut from the home", nodes.clone(), both(ports(&nodes), ports(&home)))
+                let nodes: Vec<usize> = clusters[..count]
+                    .iter()
+                    .flat_map(|c| cluster.members(c))
+                    .collect();
+                (
+                    "cut from the home",
+                    nodes.clone(),
+                    both(ports(&nodes), ports(&home)),
+                )
             }
         };
         self.cuts = cuts;
@@ -186,7 +216,10 @@ impl Links {
     }
 
     fn traffic(&self, cluster: &Cluster) -> Traffic {
-        let (a, b) = (cluster.switch.traffic(&self.ports.0, &self.ports.1), cluster.switch.traffic(&self.ports.1, &self.ports.0));
+        let (a, b) = (
+            cluster.switch.traffic(&self.ports.0, &self.ports.1),
+            cluster.switch.traffic(&self.ports.1, &self.ports.0),
+        );
         Traffic {
             passed: a.passed + b.passed,
             dropped: a.dropped + b.dropped,
@@ -230,7 +263,13 @@ impl Nemesis for Links {
         };
         cluster.switch.change(&self.ports.0, &self.ports.1, change);
         // The other direction; within the set it has been done.
-        let outside: Vec<usize> = self.ports.1.iter().copied().filter(|p| !self.ports.0.contains(p)).collect();
+        let outside: Vec<usize> = self
+            .ports
+            .1
+            .iter()
+            .copied()
+            .filter(|p| !self.ports.0.contains(p))
+            .collect();
         cluster.switch.change(&outside, &self.ports.0, change);
         let led = led(&nodes, cluster);
         Ok(installed(format!("{rule:?}"), &nodes, led, cluster))
@@ -238,7 +277,10 @@ impl Nemesis for Links {
 
     fn hit(&mut self, cluster: &mut Cluster) -> Result<String, String> {
         let now = self.traffic(cluster);
-        let (passed, dropped) = (now.passed - self.before.passed, now.dropped - self.before.dropped);
+        let (passed, dropped) = (
+            now.passed - self.before.passed,
+            now.dropped - self.before.dropped,
+        );
         match self.lossy {
             true if dropped == 0 => Err("no packet was lost".into()),
             false if passed == 0 => Err("no packet went over the links".into()),

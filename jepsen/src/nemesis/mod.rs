@@ -79,24 +79,132 @@ pub struct Known {
 
 /// Every built-in one.
 pub const NEMESES: &[Known] = &[
-    Known { name: "kill", what: "kill -9 of one node, the leader's, a whole cluster or everything", needs: &[], make: || Box::new(nodes::Kill::default()) },
-    Known { name: "pause", what: "SIGSTOP of nodes, a leader first; SIGCONT later", needs: &[], make: || Box::new(nodes::Pause::default()) },
-    Known { name: "clock", what: "wall clocks of a minority of a cluster jump by seconds to an hour", needs: &["faketime"], make: || Box::new(nodes::Clock::default()) },
-    Known { name: "freeze", what: "a custodian's operator freezes everything, and thaws it", needs: &[], make: || Box::new(nodes::Freeze::default()) },
-    Known { name: "partition", what: "any of the partitions below", needs: &["tun"], make: || Box::new(links::Partition::any()) },
-    Known { name: "partition-one", what: "one home node is cut from all others; clients still reach it", needs: &["tun"], make: || Box::new(links::Partition::of(links::Shape::One)) },
-    Known { name: "partition-half", what: "all nodes in two halves", needs: &["tun"], make: || Box::new(links::Partition::of(links::Shape::Half)) },
-    Known { name: "partition-one-way", what: "what one home node sends does not arrive, or nothing arrives at it", needs: &["tun"], make: || Box::new(links::Partition::of(links::Shape::OneWay)) },
-    Known { name: "partition-ring", what: "each home node hears only its neighbour on one side", needs: &["tun"], make: || Box::new(links::Partition::of(links::Shape::Ring)) },
-    Known { name: "partition-bridge", what: "two home nodes do not hear each other, both hear the third", needs: &["tun"], make: || Box::new(links::Partition::of(links::Shape::Bridge)) },
-    Known { name: "partition-jurisdiction", what: "everything in one custodian's jurisdiction is cut off", needs: &["tun"], make: || Box::new(links::Partition::of(links::Shape::Jurisdiction)) },
-    Known { name: "partition-custodians", what: "the home is cut from some of its custodians, or from all", needs: &["tun"], make: || Box::new(links::Partition::of(links::Shape::Custodians)) },
-    Known { name: "slow", what: "some hundred milliseconds with jitter on links, or a few hundred kilobytes a second", needs: &["tun"], make: || Box::new(links::Links::slow()) },
-    Known { name: "lossy", what: "packets are lost, doubled and reordered", needs: &["tun"], make: || Box::new(links::Links::lossy()) },
-    Known { name: "power", what: "power cuts of one node, the home, a custodian or everything", needs: &["loop", "ext4-shutdown"], make: || Box::new(disk::Power::default()) },
-    Known { name: "disk-full", what: "one home node's disk is full", needs: &["loop"], make: || Box::new(disk::Full::default()) },
-    Known { name: "fsync", what: "one home node's writes are accepted and then fail to become durable", needs: &["loop", "tmpfs-resize"], make: || Box::new(disk::Fsync::default()) },
-    Known { name: "bitflip", what: "one bit of one home node's data flips while it is stopped; once a run", needs: &["loop"], make: || Box::new(disk::Bitflip::default()) },
+    Known {
+        name: "kill",
+        what: "kill -9 of one node, the leader's, a whole cluster or everything",
+        needs: &[],
+        make: || Box::new(nodes::Kill::default()),
+    },
+    Known {
+        name: "kill-home",
+        what: "kill -9 of every home node at once",
+        needs: &[],
+        make: || Box::new(nodes::Kill::of(Victims::Home)),
+    },
+    Known {
+        name: "pause",
+        what: "SIGSTOP of nodes, a leader first; SIGCONT later",
+        needs: &[],
+        make: || Box::new(nodes::Pause::default()),
+    },
+    Known {
+        name: "clock",
+        what: "wall clocks of a minority of a cluster jump by seconds to an hour",
+        needs: &["faketime"],
+        make: || Box::new(nodes::Clock::default()),
+    },
+    Known {
+        name: "freeze",
+        what: "a custodian's operator freezes everything, and thaws it",
+        needs: &[],
+        make: || Box::new(nodes::Freeze::default()),
+    },
+    Known {
+        name: "partition",
+        what: "any of the partitions below",
+        needs: &["tun"],
+        make: || Box::new(links::Partition::any()),
+    },
+    Known {
+        name: "partition-one",
+        what: "one home node is cut from all others; clients still reach it",
+        needs: &["tun"],
+        make: || Box::new(links::Partition::of(links::Shape::One)),
+    },
+    Known {
+        name: "partition-half",
+        what: "all nodes in two halves",
+        needs: &["tun"],
+        make: || Box::new(links::Partition::of(links::Shape::Half)),
+    },
+    Known {
+        name: "partition-one-way",
+        what: "what one home node sends does not arrive, or nothing arrives at it",
+        needs: &["tun"],
+        make: || Box::new(links::Partition::of(links::Shape::OneWay)),
+    },
+    Known {
+        name: "partition-ring",
+        what: "each home node hears only its neighbour on one side",
+        needs: &["tun"],
+        make: || Box::new(links::Partition::of(links::Shape::Ring)),
+    },
+    Known {
+        name: "partition-bridge",
+        what: "two home nodes do not hear each other, both hear the third",
+        needs: &["tun"],
+        make: || Box::new(links::Partition::of(links::Shape::Bridge)),
+    },
+    Known {
+        name: "partition-jurisdiction",
+        what: "everything in one custodian's jurisdiction is cut off",
+        needs: &["tun"],
+        make: || Box::new(links::Partition::of(links::Shape::Jurisdiction)),
+    },
+    Known {
+        name: "partition-custodians",
+        what: "the home is cut from some of its custodians, or from all",
+        needs: &["tun"],
+        make: || Box::new(links::Partition::of(links::Shape::Custodians)),
+    },
+    Known {
+        name: "slow",
+        what: "some hundred milliseconds with jitter on links, or a few hundred kilobytes a second",
+        needs: &["tun"],
+        make: || Box::new(links::Links::slow()),
+    },
+    Known {
+        name: "lossy",
+        what: "packets are lost, doubled and reordered",
+        needs: &["tun"],
+        make: || Box::new(links::Links::lossy()),
+    },
+    Known {
+        name: "power",
+        what: "power cuts of one node, the home, a custodian or everything",
+        needs: &["loop", "ext4-shutdown"],
+        make: || Box::new(disk::Power::default()),
+    },
+    Known {
+        name: "power-home",
+        what: "a power cut of every home node at once",
+        needs: &["loop", "ext4-shutdown"],
+        make: || Box::new(disk::Power::of(Victims::Home)),
+    },
+    Known {
+        name: "power-all",
+        what: "a power cut of everything at once",
+        needs: &["loop", "ext4-shutdown"],
+        make: || Box::new(disk::Power::of(Victims::All)),
+    },
+    Known {
+        name: "disk-full",
+        what: "one home node's disk is full",
+        needs: &["loop"],
+        make: || Box::new(disk::Full::default()),
+    },
+    Known {
+        name: "fsync",
+        what: "one home node's writes are accepted and then fail to become durable",
+        needs: &["loop", "tmpfs-resize"],
+        make: || Box::new(disk::Fsync::default()),
+    },
+    Known {
+        name: "bitflip",
+        what: "one bit of one home node's data flips while it is stopped; once a run",
+        needs: &["loop"],
+        make: || Box::new(disk::Bitflip::default()),
+    },
 ];
 
 /// A nemesis by name.
@@ -110,7 +218,10 @@ pub fn find(name: &str) -> anyhow::Result<Box<dyn Nemesis>> {
     let known = NEMESES.iter().find(|n| n.name == name);
     known.map(|n| (n.make)()).ok_or_else(|| {
         let names: Vec<_> = NEMESES.iter().map(|n| n.name).collect();
-        anyhow::anyhow!("no nemesis {name:?}: choose of {}, or script:PATH", names.join(", "))
+        anyhow::anyhow!(
+            "no nemesis {name:?}: choose of {}, or script:PATH",
+            names.join(", ")
+        )
     })
 }
 
@@ -179,7 +290,12 @@ pub fn dice(step: &Step) -> ChaCha8Rng {
 }
 
 /// A fault that is there, about these nodes.
-fn installed(what: impl Into<String>, nodes: &[usize], led: Vec<String>, cluster: &Cluster) -> Outcome {
+fn installed(
+    what: impl Into<String>,
+    nodes: &[usize],
+    led: Vec<String>,
+    cluster: &Cluster,
+) -> Outcome {
     Outcome::Installed {
         what: what.into(),
         nodes: names(nodes, cluster),
@@ -188,7 +304,10 @@ fn installed(what: impl Into<String>, nodes: &[usize], led: Vec<String>, cluster
 }
 
 fn names(nodes: &[usize], cluster: &Cluster) -> Vec<String> {
-    nodes.iter().map(|i| cluster.nodes[*i].name.clone()).collect()
+    nodes
+        .iter()
+        .map(|i| cluster.nodes[*i].name.clone())
+        .collect()
 }
 
 /// Groups that these nodes lead, as `node: labels`.
@@ -217,9 +336,27 @@ fn home_node(cluster: &Cluster, dice: &mut ChaCha8Rng) -> Option<usize> {
     Some(leads.unwrap_or(any))
 }
 
-/// Nodes to hurt: mostly one, sometimes a whole cluster or everything.
-fn victims(cluster: &Cluster, dice: &mut ChaCha8Rng) -> Vec<usize> {
-    let custodians: Vec<usize> = (0..cluster.nodes.len()).filter(|i| !cluster.nodes[*i].home).collect();
+/// Which nodes are hurt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Victims {
+    /// Mostly one, sometimes a whole cluster or everything.
+    #[default]
+    Dice,
+    /// The home.
+    Home,
+    /// Everything.
+    All,
+}
+
+fn victims(which: Victims, cluster: &Cluster, dice: &mut ChaCha8Rng) -> Vec<usize> {
+    match which {
+        Victims::Home => return cluster.home(),
+        Victims::All => return (0..cluster.nodes.len()).collect(),
+        Victims::Dice => {}
+    }
+    let custodians: Vec<usize> = (0..cluster.nodes.len())
+        .filter(|i| !cluster.nodes[*i].home)
+        .collect();
     match dice.random_range(0..10) {
         0..5 => home_node(cluster, dice).into_iter().collect(),
         5..7 => one(&custodians, dice).into_iter().collect(),
@@ -258,8 +395,14 @@ mod tests {
     #[test]
     fn a_schedule_is_frozen() {
         let steps = schedule(1, &names(&["kill", "pause"]), Duration::from_secs(30));
-        let told: Vec<_> = steps.iter().map(|s| (s.at_ms, s.hold_ms, s.nemesis.as_str())).collect();
-        assert_eq!(told, FROZEN, "a seed that failed must fail again with later builds");
+        let told: Vec<_> = steps
+            .iter()
+            .map(|s| (s.at_ms, s.hold_ms, s.nemesis.as_str()))
+            .collect();
+        assert_eq!(
+            told, FROZEN,
+            "a seed that failed must fail again with later builds"
+        );
     }
     const FROZEN: &[(u64, u64, &str)] = &[];
 
@@ -273,7 +416,8 @@ mod tests {
             }
             let last = steps.last().unwrap();
             assert!(last.at_ms + last.hold_ms <= 120_000);
-            let first: std::collections::BTreeSet<_> = steps[..4].iter().map(|s| &s.nemesis).collect();
+            let first: std::collections::BTreeSet<_> =
+                steps[..4].iter().map(|s| &s.nemesis).collect();
             assert_eq!(first.len(), 4);
         }
         assert!(schedule(1, &[], Duration::from_secs(60)).is_empty());
@@ -286,9 +430,14 @@ mod tests {
         for known in NEMESES {
             assert!(find(known.name).is_ok());
         }
-        let Err(e) = find("earthquake") else { panic!("found") };
+        let Err(e) = find("earthquake") else {
+            panic!("found")
+        };
         assert!(e.to_string().contains("partition-ring"), "{e}");
         assert!(find("script:/nowhere").is_err());
-        assert_eq!(needs(&names(&["power", "kill", "disk-full"])), ["ext4-shutdown", "loop"]);
+        assert_eq!(
+            needs(&names(&["power", "kill", "disk-full"])),
+            ["ext4-shutdown", "loop"]
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! Faults of processes: killed, stopped, told a wrong time; and a custodian that freezes.
 
-use super::{Nemesis, Outcome, installed, led, one, victims};
+use super::{Nemesis, Outcome, Victims, installed, led, one, victims};
 use crate::cluster::Cluster;
 use crate::machine::process::binary;
 use rand::RngExt;
@@ -8,11 +8,18 @@ use rand_chacha::ChaCha8Rng;
 
 /// `kill -9`, started again when it heals.
 #[derive(Default)]
-pub struct Kill(Vec<usize>);
+pub struct Kill(Vec<usize>, Victims);
+
+impl Kill {
+    /// Of these nodes.
+    pub fn of(which: Victims) -> Self {
+        Self(Vec::new(), which)
+    }
+}
 
 impl Nemesis for Kill {
     fn strike(&mut self, cluster: &mut Cluster, dice: &mut ChaCha8Rng) -> anyhow::Result<Outcome> {
-        let nodes = victims(cluster, dice);
+        let nodes = victims(self.1, cluster, dice);
         let led = led(&nodes, cluster);
         self.0 = nodes;
         for at in &self.0 {
@@ -32,7 +39,7 @@ pub struct Pause(Vec<usize>);
 
 impl Nemesis for Pause {
     fn strike(&mut self, cluster: &mut Cluster, dice: &mut ChaCha8Rng) -> anyhow::Result<Outcome> {
-        let nodes = victims(cluster, dice);
+        let nodes = victims(Victims::Dice, cluster, dice);
         let led = led(&nodes, cluster);
         self.0 = nodes;
         signal(cluster, &self.0, "STOP")?;
@@ -45,7 +52,9 @@ impl Nemesis for Pause {
 }
 
 fn signal(cluster: &Cluster, nodes: &[usize], name: &str) -> anyhow::Result<()> {
-    let processes = nodes.iter().filter_map(|at| cluster.nodes[*at].process.as_ref());
+    let processes = nodes
+        .iter()
+        .filter_map(|at| cluster.nodes[*at].process.as_ref());
     processes.map(|p| p.signal(name)).collect()
 }
 
@@ -57,7 +66,11 @@ pub struct Clock(Vec<usize>);
 impl Nemesis for Clock {
     fn strike(&mut self, cluster: &mut Cluster, dice: &mut ChaCha8Rng) -> anyhow::Result<Outcome> {
         let places = &cluster.layout.clusters;
-        let several: Vec<String> = places.iter().filter(|c| c.nodes.len() > 2).map(|c| c.name.clone()).collect();
+        let several: Vec<String> = places
+            .iter()
+            .filter(|c| c.nodes.len() > 2)
+            .map(|c| c.name.clone())
+            .collect();
         if several.is_empty() {
             return Ok(Outcome::Skipped {
                 why: "no cluster has three nodes".into(),
@@ -72,7 +85,12 @@ impl Nemesis for Clock {
         for at in &self.0 {
             cluster.set_clock(*at, offset)?;
         }
-        Ok(installed(format!("wall clock {offset:+} s"), &self.0, led, cluster))
+        Ok(installed(
+            format!("wall clock {offset:+} s"),
+            &self.0,
+            led,
+            cluster,
+        ))
     }
 
     fn heal(&mut self, cluster: &mut Cluster) -> anyhow::Result<()> {
@@ -86,13 +104,21 @@ pub struct Freeze(Option<String>);
 
 impl Nemesis for Freeze {
     fn strike(&mut self, cluster: &mut Cluster, dice: &mut ChaCha8Rng) -> anyhow::Result<Outcome> {
-        let custodians: Vec<String> = cluster.layout.clusters[1..].iter().map(|c| c.name.clone()).collect();
+        let custodians: Vec<String> = cluster.layout.clusters[1..]
+            .iter()
+            .map(|c| c.name.clone())
+            .collect();
         let name = custodians[dice.random_range(0..custodians.len())].clone();
         let nodes = cluster.members(&name);
         let led = led(&nodes, cluster);
         self.0 = Some(name.clone());
         operate(cluster, &name, "freeze")?;
-        Ok(installed(format!("{name} froze everything"), &nodes, led, cluster))
+        Ok(installed(
+            format!("{name} froze everything"),
+            &nodes,
+            led,
+            cluster,
+        ))
     }
 
     fn heal(&mut self, cluster: &mut Cluster) -> anyhow::Result<()> {
@@ -105,11 +131,22 @@ impl Nemesis for Freeze {
 
 fn operate(cluster: &Cluster, custodian: &str, what: &str) -> anyhow::Result<()> {
     let quorate = binary("quorate")?;
-    let (program, dir) = (crate::machine::text(&quorate)?, crate::machine::text(&cluster.dir)?);
+    let (program, dir) = (
+        crate::machine::text(&quorate)?,
+        crate::machine::text(&cluster.dir)?,
+    );
     let mut last = Ok(());
     // It may have no leader at this moment.
     for _ in 0..10 {
-        let args = ["--deployment", dir, "custodian", what, custodian, "--reason", "chaos"];
+        let args = [
+            "--deployment",
+            dir,
+            "custodian",
+            what,
+            custodian,
+            "--reason",
+            "chaos",
+        ];
         match crate::machine::run(program, &args) {
             Ok(_) => return Ok(()),
             Err(e) => last = Err(e),

@@ -32,17 +32,29 @@ impl Script {
 
     fn run(&self, what: &str, cluster: &Cluster) -> anyhow::Result<String> {
         let line = |n: &crate::cluster::Node| {
-            let pid = n.process.as_ref().map_or(0, crate::machine::process::Process::pid);
+            let pid = n
+                .process
+                .as_ref()
+                .map_or(0, crate::machine::process::Process::pid);
             format!("{} {} {pid} {}\n", n.name, n.netns(), n.dir().display())
         };
         let out = Command::new(&self.path)
             .arg(what)
             .env("QUORATE_DEPLOYMENT", &cluster.dir)
             .env("QUORATE_DICE", self.dice.to_string())
-            .env("QUORATE_NODES", cluster.nodes.iter().map(line).collect::<String>())
+            .env(
+                "QUORATE_NODES",
+                cluster.nodes.iter().map(line).collect::<String>(),
+            )
             .output()?;
         let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-        ensure!(out.status.success(), "{} {what}: {}: {}", self.path.display(), out.status, said(&out.stderr));
+        ensure!(
+            out.status.success(),
+            "{} {what}: {}: {}",
+            self.path.display(),
+            out.status,
+            said(&out.stderr)
+        );
         Ok(said(&out.stdout))
     }
 }

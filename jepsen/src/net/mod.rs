@@ -112,11 +112,15 @@ impl Switch {
             let of = switch.clone();
             let name = format!("port {from}");
             let thread = std::thread::Builder::new().name(name);
-            thread.spawn(move || of.read(from)).context("start a thread")?;
+            thread
+                .spawn(move || of.read(from))
+                .context("start a thread")?;
         }
         let of = switch.clone();
         let thread = std::thread::Builder::new().name("later".into());
-        thread.spawn(move || of.deliver_later()).context("start a thread")?;
+        thread
+            .spawn(move || of.deliver_later())
+            .context("start a thread")?;
         Ok(switch)
     }
 
@@ -141,7 +145,8 @@ impl Switch {
         // A port whose interface is gone has nothing more to say.
         while let Ok(size) = (&self.0.files[from]).read(&mut packet) {
             let packet = &packet[..size];
-            let Some(to) = destination(packet).and_then(|a| self.0.ports.iter().position(|p| p.address == a))
+            let Some(to) =
+                destination(packet).and_then(|a| self.0.ports.iter().position(|p| p.address == a))
             else {
                 continue;
             };
@@ -266,7 +271,9 @@ mod tests {
             packet: Vec::new(),
         };
         let mut heap = BinaryHeap::from([at(5, 0), at(1, 1), at(5, 2), at(3, 3)]);
-        let order: Vec<u64> = std::iter::from_fn(|| heap.pop()).map(|l| l.number).collect();
+        let order: Vec<u64> = std::iter::from_fn(|| heap.pop())
+            .map(|l| l.number)
+            .collect();
         assert_eq!(order, [1, 3, 0, 2]);
     }
 }

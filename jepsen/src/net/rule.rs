@@ -72,8 +72,8 @@ impl Link {
     pub fn pass(&mut self, now: Instant, size: usize) -> Fate {
         let rule = self.rule;
         // Always the same draws, whatever the rule: changing one does not shift the others.
-        let [loss, dup, reorder, jitter] =
-            [MILLION, MILLION, MILLION, rule.jitter_us + 1].map(|below| self.rng.random_range(0..below));
+        let [loss, dup, reorder, jitter] = [MILLION, MILLION, MILLION, rule.jitter_us + 1]
+            .map(|below| self.rng.random_range(0..below));
         let mut at = now;
         if rule.rate_bps > 0 {
             let begins = self.busy.unwrap_or(now).max(now);

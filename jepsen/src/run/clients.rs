@@ -40,7 +40,8 @@ impl Team {
     /// Performs one operation and writes both lines; whether its process may go on.
     async fn perform(&self, process: u64, client: &mut Client, of: &Invocation) -> Kind {
         let who = Process::Client(process);
-        self.recorder.push(who, Kind::Invoke, of.f, of.value.clone(), None);
+        self.recorder
+            .push(who, Kind::Invoke, of.f, of.value.clone(), None);
         let Done { kind, value, error } = self.workload.perform(client, of).await;
         self.recorder.push(who, kind, of.f, value, error);
         kind
@@ -56,7 +57,9 @@ impl Team {
         let mean_s = self.concurrency as f64 / self.rate.max(0.001);
         while Instant::now() < until {
             let uniform: f64 = dice.random();
-            let wait = Duration::from_secs_f64((-mean_s * (1.0 - uniform).ln()).clamp(0.0, WAIT_MAX.as_secs_f64()));
+            let wait = Duration::from_secs_f64(
+                (-mean_s * (1.0 - uniform).ln()).clamp(0.0, WAIT_MAX.as_secs_f64()),
+            );
             tokio::time::sleep(wait.min(until.saturating_duration_since(Instant::now()))).await;
             if Instant::now() >= until {
                 break;
@@ -65,7 +68,8 @@ impl Team {
             if self.perform(process, &mut client, &of).await == Kind::Info {
                 // What it asked for may still happen: its number is never used again.
                 process += self.concurrency;
-                self.late.fetch_max(process + self.concurrency, Ordering::Relaxed);
+                self.late
+                    .fetch_max(process + self.concurrency, Ordering::Relaxed);
                 client = self.reach.client(node);
             }
         }

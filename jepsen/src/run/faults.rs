@@ -37,7 +37,12 @@ pub struct Report {
 ///
 /// # Errors
 /// When a fault could not be healed, with the report so far lost: the run fails.
-pub fn follow(cluster: &mut Cluster, steps: &[Step], recorder: &Arc<Recorder>, stop: &AtomicBool) -> anyhow::Result<Report> {
+pub fn follow(
+    cluster: &mut Cluster,
+    steps: &[Step],
+    recorder: &Arc<Recorder>,
+    stop: &AtomicBool,
+) -> anyhow::Result<Report> {
     let mut report = Report::default();
     for step in steps {
         wait(recorder, step.at_ms, stop);
@@ -51,7 +56,12 @@ pub fn follow(cluster: &mut Cluster, steps: &[Step], recorder: &Arc<Recorder>, s
     Ok(report)
 }
 
-fn one(cluster: &mut Cluster, step: &Step, recorder: &Recorder, stop: &AtomicBool) -> anyhow::Result<Struck> {
+fn one(
+    cluster: &mut Cluster,
+    step: &Step,
+    recorder: &Recorder,
+    stop: &AtomicBool,
+) -> anyhow::Result<Struck> {
     let name = step.nemesis.split(':').next().unwrap_or("script");
     let mut nemesis = nemesis::find(&step.nemesis)?;
     let say = |f: &str, value: Value| recorder.push(Process::Nemesis, Kind::Info, f, value, None);
@@ -69,7 +79,9 @@ fn one(cluster: &mut Cluster, step: &Step, recorder: &Recorder, stop: &AtomicBoo
     let seen = nemesis.hit(cluster);
     let heal = format!("heal-{name}");
     say(&heal, Value::Nil);
-    nemesis.heal(cluster).with_context(|| format!("heal {name} ({})", words(&outcome)))?;
+    nemesis
+        .heal(cluster)
+        .with_context(|| format!("heal {name} ({})", words(&outcome)))?;
     let hit = seen.is_ok() && matches!(outcome, Outcome::Installed { .. });
     let seen = seen.unwrap_or_else(|not| not);
     say(&heal, Value::Text(seen.clone()));
@@ -85,7 +97,9 @@ fn one(cluster: &mut Cluster, step: &Step, recorder: &Recorder, stop: &AtomicBoo
 fn wait(recorder: &Recorder, until_ms: u64, stop: &AtomicBool) {
     let until = recorder.start() + Duration::from_millis(until_ms);
     while Instant::now() < until && !stop.load(Ordering::Relaxed) {
-        std::thread::sleep(Duration::from_millis(20).min(until.saturating_duration_since(Instant::now())));
+        std::thread::sleep(
+            Duration::from_millis(20).min(until.saturating_duration_since(Instant::now())),
+        );
     }
 }
 
@@ -100,7 +114,9 @@ fn look(cluster: &mut Cluster, report: &mut Report) -> anyhow::Result<()> {
             continue;
         }
         let end = crate::machine::process::tail(&node.log, 15);
-        report.ended.push(format!("{} ended with {code:?}:\n{end}", node.name));
+        report
+            .ended
+            .push(format!("{} ended with {code:?}:\n{end}", node.name));
         cluster.kill_node(at);
         cluster.start_node(at)?;
     }
@@ -121,7 +137,11 @@ fn value(outcome: &Outcome) -> Value {
     let (name, rest) = match outcome {
         Outcome::Installed { what, nodes, led } => (
             "installed",
-            vec![("what", text(what)), ("nodes", list(nodes)), ("led", list(led))],
+            vec![
+                ("what", text(what)),
+                ("nodes", list(nodes)),
+                ("led", list(led)),
+            ],
         ),
         Outcome::Skipped { why } => ("skipped", vec![("why", text(why))]),
         Outcome::Indeterminate { why } => ("indeterminate", vec![("why", text(why))]),

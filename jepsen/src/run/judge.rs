@@ -71,7 +71,10 @@ pub fn own_findings(seen: &Seen, steps: usize) -> Vec<Own> {
             coverage.push(format!("{name} never hit: {}", seen.join("; ")));
         }
     }
-    let led = struck.iter().filter(installed).any(|s| matches!(&s.outcome, Outcome::Installed { led, .. } if !led.is_empty()));
+    let led = struck
+        .iter()
+        .filter(installed)
+        .any(|s| matches!(&s.outcome, Outcome::Installed { led, .. } if !led.is_empty()));
     if steps > 0 && !led {
         coverage.push("no node that was hurt led a group".into());
     }
@@ -98,7 +101,10 @@ fn enough(history: &History) -> Own {
             *ok.entry(&op.f).or_default() += usize::from(op.kind == Kind::Ok);
         }
     }
-    let few = |(f, n): (&&str, &usize)| (*n < SUCCESSES_MIN).then(|| format!("{f}: {n} successes, at least {SUCCESSES_MIN} are needed"));
+    let few = |(f, n): (&&str, &usize)| {
+        (*n < SUCCESSES_MIN)
+            .then(|| format!("{f}: {n} successes, at least {SUCCESSES_MIN} are needed"))
+    };
     let mut why: Vec<String> = ok.iter().filter_map(few).collect();
     if ok.is_empty() {
         why.push("no client did anything".into());
@@ -123,9 +129,13 @@ pub struct Results {
 /// # Errors
 /// When its files are not there or not as they should be.
 pub fn analyze(dir: &Path) -> anyhow::Result<Results> {
-    let spec = std::fs::read(dir.join(store::SPEC)).with_context(|| format!("no run in {}", dir.display()))?;
+    let spec = std::fs::read(dir.join(store::SPEC))
+        .with_context(|| format!("no run in {}", dir.display()))?;
     let spec: serde_json::Value = serde_json::from_slice(&spec)?;
-    let workload = spec["workload"].as_str().context("spec.json names no workload")?.to_owned();
+    let workload = spec["workload"]
+        .as_str()
+        .context("spec.json names no workload")?
+        .to_owned();
     let history = store::read_history(dir)?;
     let mut own: Vec<Own> = match std::fs::read(dir.join("own.json")) {
         Ok(bytes) => serde_json::from_slice(&bytes).context("own.json")?,
@@ -139,8 +149,14 @@ pub fn analyze(dir: &Path) -> anyhow::Result<Results> {
         dir: dir.to_owned(),
     };
     let checked = checker::for_workload(&workload);
-    let checkers: BTreeMap<String, CheckResult> = checked.iter().map(|c| (c.name().to_owned(), c.check(&record))).collect();
-    let verdicts = checkers.values().map(|r| r.verdict).chain(own.iter().map(|o| o.verdict));
+    let checkers: BTreeMap<String, CheckResult> = checked
+        .iter()
+        .map(|c| (c.name().to_owned(), c.check(&record)))
+        .collect();
+    let verdicts = checkers
+        .values()
+        .map(|r| r.verdict)
+        .chain(own.iter().map(|o| o.verdict));
     let mut verdict = Verdict::merge(verdicts);
     if checkers.is_empty() {
         verdict = Verdict::merge([verdict, Verdict::Unknown]);
@@ -159,14 +175,32 @@ impl Results {
     pub fn reasons(&self) -> Vec<String> {
         let mut all: Vec<(Verdict, usize, String)> = Vec::new();
         for (name, result) in &self.checkers {
-            for Evidence { what, ops } in result.evidence.iter().filter(|_| result.verdict != Verdict::True) {
+            for Evidence { what, ops } in result
+                .evidence
+                .iter()
+                .filter(|_| result.verdict != Verdict::True)
+            {
                 let lines: Vec<_> = ops.iter().map(u64::to_string).collect();
-                let at = if ops.is_empty() { String::new() } else { format!(" (operations {})", lines.join(", ")) };
-                all.push((result.verdict, ops.len(), format!("{name}: {}: {what}{at}", json!(result.verdict))));
+                let at = if ops.is_empty() {
+                    String::new()
+                } else {
+                    format!(" (operations {})", lines.join(", "))
+                };
+                all.push((
+                    result.verdict,
+                    ops.len(),
+                    format!("{name}: {}: {what}{at}", json!(result.verdict)),
+                ));
             }
         }
         for o in self.own.iter().filter(|o| o.verdict != Verdict::True) {
-            all.extend(o.why.iter().map(|why| (o.verdict, 0, format!("{}: {}: {why}", o.name, json!(o.verdict)))));
+            all.extend(o.why.iter().map(|why| {
+                (
+                    o.verdict,
+                    0,
+                    format!("{}: {}: {why}", o.name, json!(o.verdict)),
+                )
+            }));
         }
         all.sort_by(|a, b| (b.0, a.1).cmp(&(a.0, b.1)));
         all.into_iter().map(|(_, _, text)| text).collect()
@@ -210,12 +244,25 @@ mod tests {
             },
             ..Seen::default()
         };
-        assert_eq!(verdict_of(&of(vec![struck("kill", true, true)]), "coverage"), Verdict::True);
-        assert_eq!(verdict_of(&of(vec![struck("kill", false, true)]), "coverage"), Verdict::Unknown);
-        assert_eq!(verdict_of(&of(vec![struck("kill", true, false)]), "coverage"), Verdict::Unknown);
+        assert_eq!(
+            verdict_of(&of(vec![struck("kill", true, true)]), "coverage"),
+            Verdict::True
+        );
+        assert_eq!(
+            verdict_of(&of(vec![struck("kill", false, true)]), "coverage"),
+            Verdict::Unknown
+        );
+        assert_eq!(
+            verdict_of(&of(vec![struck("kill", true, false)]), "coverage"),
+            Verdict::Unknown
+        );
         let one_of_two = vec![struck("kill", true, true), struck("power", false, true)];
         assert_eq!(verdict_of(&of(one_of_two), "coverage"), Verdict::Unknown);
-        assert_eq!(verdict_of(&of(Vec::new()), "coverage"), Verdict::True, "no fault was asked for");
+        assert_eq!(
+            verdict_of(&of(Vec::new()), "coverage"),
+            Verdict::True,
+            "no fault was asked for"
+        );
     }
 
     #[test]

@@ -90,8 +90,17 @@ impl Spec {
             few if few.len() <= 3 => few.join("+"),
             many => format!("{}-faults", many.len()),
         };
-        let plain = |c: char| if c.is_ascii_alphanumeric() || "+-_".contains(c) { c } else { '_' };
-        format!("{}-{faults}", self.workload).chars().map(plain).collect()
+        let plain = |c: char| {
+            if c.is_ascii_alphanumeric() || "+-_".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        };
+        format!("{}-{faults}", self.workload)
+            .chars()
+            .map(plain)
+            .collect()
     }
 
     /// The command that repeats it.
@@ -125,7 +134,11 @@ fn failed(during: &str) -> impl FnOnce(anyhow::Error) -> HarnessFailure + '_ {
 /// # Errors
 /// [`HarnessFailure`]: nothing is said about the system.
 pub async fn run(spec: &Spec, doctor: &doctor::Report) -> Result<Finished, HarnessFailure> {
-    let needed = [&["root", "namespaces", "netns", "tun", "loop"][..], &nemesis::needs(&spec.nemesis)].concat();
+    let needed = [
+        &["root", "namespaces", "netns", "tun", "loop"][..],
+        &nemesis::needs(&spec.nemesis),
+    ]
+    .concat();
     let missing = doctor.missing(&needed);
     if !missing.is_empty() {
         return Err(HarnessFailure {
@@ -136,7 +149,8 @@ pub async fn run(spec: &Spec, doctor: &doctor::Report) -> Result<Finished, Harne
     for name in &spec.nemesis {
         nemesis::find(name).map_err(failed("choosing the nemesis"))?;
     }
-    let dir = store::new_run(&spec.store, &spec.test()).map_err(failed("making the run's directory"))?;
+    let dir =
+        store::new_run(&spec.store, &spec.test()).map_err(failed("making the run's directory"))?;
     say(&format!("run in {}", dir.display()));
     let steps = nemesis::schedule(spec.seed, &spec.nemesis, Duration::from_secs(spec.time_s));
     let written = write_spec(&dir, spec, &steps, doctor);
@@ -161,7 +175,12 @@ pub async fn run(spec: &Spec, doctor: &doctor::Report) -> Result<Finished, Harne
     Ok(Finished { dir, results })
 }
 
-fn write_spec(dir: &Path, spec: &Spec, steps: &[nemesis::Step], doctor: &doctor::Report) -> anyhow::Result<()> {
+fn write_spec(
+    dir: &Path,
+    spec: &Spec,
+    steps: &[nemesis::Step],
+    doctor: &doctor::Report,
+) -> anyhow::Result<()> {
     let mut value = serde_json::to_value(spec)?;
     value["command"] = json!(spec.command());
     value["schedule"] = json!(steps);
@@ -188,7 +207,9 @@ async fn in_cluster(spec: &Spec, dir: &Path, steps: &[nemesis::Step]) -> anyhow:
             let wallet = cluster.log_in(&format!("p{i}"))?;
             Ok(Arc::new(Wallet::load(&wallet, &home)?))
         };
-        let people = (0..PEOPLE).map(log_in).collect::<anyhow::Result<Vec<_>>>()?;
+        let people = (0..PEOPLE)
+            .map(log_in)
+            .collect::<anyhow::Result<Vec<_>>>()?;
         Ok((cluster, people))
     })
     .await??;
@@ -207,9 +228,17 @@ async fn in_cluster(spec: &Spec, dir: &Path, steps: &[nemesis::Step]) -> anyhow:
         seed: spec.seed,
         late: AtomicU64::new(spec.concurrency),
     });
-    say(&format!("{} for {} s with {} processes; {} strikes", spec.workload, spec.time_s, spec.concurrency, steps.len()));
+    say(&format!(
+        "{} for {} s with {} processes; {} strikes",
+        spec.workload,
+        spec.time_s,
+        spec.concurrency,
+        steps.len()
+    ));
     let until = start + Duration::from_secs(spec.time_s);
-    let workers: Vec<_> = (0..spec.concurrency).map(|w| tokio::spawn(team.clone().work(w, until))).collect();
+    let workers: Vec<_> = (0..spec.concurrency)
+        .map(|w| tokio::spawn(team.clone().work(w, until)))
+        .collect();
     let stop = Arc::new(AtomicBool::new(false));
     let nemesis = {
         let (steps, recorder, stop) = (steps.to_vec(), recorder.clone(), stop.clone());
@@ -238,10 +267,18 @@ async fn in_cluster(spec: &Spec, dir: &Path, steps: &[nemesis::Step]) -> anyhow:
     recovery.extend(ready.err().map(|e| format!("{e:#}")));
     if recovery.is_empty() {
         let missing = team.clone().read_all(LAST_READS_MAX).await;
-        recovery.extend(missing.into_iter().map(|m| format!("never read after the end: {m}")));
+        recovery.extend(
+            missing
+                .into_iter()
+                .map(|m| format!("never read after the end: {m}")),
+        );
         let level = tokio::task::spawn_blocking(move || {
             let scarred = cluster.nodes.iter().any(|n| n.scarred);
-            let level = if scarred { Ok(()) } else { cluster.converged(CONVERGE_MAX) };
+            let level = if scarred {
+                Ok(())
+            } else {
+                cluster.converged(CONVERGE_MAX)
+            };
             (cluster, level)
         });
         let (cluster, level) = level.await?;
@@ -249,7 +286,9 @@ async fn in_cluster(spec: &Spec, dir: &Path, steps: &[nemesis::Step]) -> anyhow:
         drop(cluster);
     }
     say(&format!("{} lines of history", recorder.len()));
-    let history = recorder.history().context("the harness recorded what is no history")?;
+    let history = recorder
+        .history()
+        .context("the harness recorded what is no history")?;
     store::write_history(dir, &history)?;
     Ok(Seen {
         faults: report,

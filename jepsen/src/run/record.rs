@@ -42,7 +42,10 @@ impl Recorder {
 
     /// Operations told so far.
     pub fn len(&self) -> usize {
-        self.ops.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.ops
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
     }
 
     /// Whether there is none yet.
@@ -55,7 +58,11 @@ impl Recorder {
     /// # Errors
     /// When the lines are no history: a fault of the harness.
     pub fn history(&self) -> Result<History, InvalidHistory> {
-        let ops = self.ops.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let ops = self
+            .ops
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         History::new(ops)
     }
 }

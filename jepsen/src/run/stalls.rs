@@ -34,7 +34,10 @@ pub struct Watch {
 impl Watch {
     /// Begins; times are since `start`.
     pub fn begin(start: Instant) -> Self {
-        let (seen, stop) = (Arc::<Mutex<Stalls>>::default(), Arc::<AtomicBool>::default());
+        let (seen, stop) = (
+            Arc::<Mutex<Stalls>>::default(),
+            Arc::<AtomicBool>::default(),
+        );
         let (to, until) = (seen.clone(), stop.clone());
         let longest = AtomicU64::new(0);
         std::thread::spawn(move || {
@@ -61,7 +64,10 @@ impl Watch {
 
     /// What it saw so far.
     pub fn seen(&self) -> Stalls {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 

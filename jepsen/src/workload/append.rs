@@ -58,7 +58,10 @@ impl Append {
             idempotency_key: fresh(),
             content: content(*v),
         };
-        match client.append(&room, txn.iter().map(message).collect()).await {
+        match client
+            .append(&room, txn.iter().map(message).collect())
+            .await
+        {
             Ok(_) => Done::ok(of.value.clone()),
             Err(why) => Done::unwritten(of, &why),
         }
@@ -73,9 +76,13 @@ fn step(f: &str, key: i64, value: Value) -> Value {
 fn steps(value: &Value) -> Option<Vec<(&'static str, i64, i64)>> {
     let Value::List(all) = value else { return None };
     let one = |step: &Value| {
-        let Value::List(parts) = step else { return None };
+        let Value::List(parts) = step else {
+            return None;
+        };
         match parts.as_slice() {
-            [Value::Keyword(f), Value::Int(key), Value::Int(v)] if f == "append" => Some(("append", *key, *v)),
+            [Value::Keyword(f), Value::Int(key), Value::Int(v)] if f == "append" => {
+                Some(("append", *key, *v))
+            }
             [Value::Keyword(f), Value::Int(key), Value::Nil] if f == "r" => Some(("r", *key, 0)),
             _ => None,
         }
@@ -91,7 +98,13 @@ impl Workload for Append {
     fn next(&self, dice: &mut ChaCha8Rng) -> Invocation {
         let key = self.keys.pick(dice.random());
         let kind = dice.random_range(0..10);
-        let append = || step("append", key, Value::Int(self.next.fetch_add(1, Ordering::Relaxed)));
+        let append = || {
+            step(
+                "append",
+                key,
+                Value::Int(self.next.fetch_add(1, Ordering::Relaxed)),
+            )
+        };
         let txn = match kind {
             0..4 => vec![step("r", key, Value::Nil)],
             // Two at once are appended together or not at all.

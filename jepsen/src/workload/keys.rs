@@ -5,9 +5,9 @@
 //! chats that are made while faults are on open epochs under them.
 
 use super::fresh;
+use crate::client::ChatId;
 use crate::client::{Client, Failure, Room, Wallet};
 use quorate_engine::api::{Content, CreateChat, NewMessage};
-use crate::client::ChatId;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -57,7 +57,10 @@ impl Keys {
     pub fn pick(&self, pick: u32) -> i64 {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let at = pick as usize % self.window as usize;
-        let used = self.entry(open[at]).used.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let used = self
+            .entry(open[at])
+            .used
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         if used >= self.uses {
             open[at] = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }

@@ -64,7 +64,11 @@ impl Done {
 
     /// A write that brought no good answer.
     pub fn unwritten(of: &Invocation, why: &Failure) -> Self {
-        let kind = if why.is_certain() { Kind::Fail } else { Kind::Info };
+        let kind = if why.is_certain() {
+            Kind::Fail
+        } else {
+            Kind::Info
+        };
         Self {
             kind,
             value: of.value.clone(),
@@ -90,9 +94,18 @@ pub trait Workload: Send + Sync {
 
 /// Names of workloads, with what they do.
 pub const WORKLOADS: &[(&str, &str)] = &[
-    ("set", "messages with numbers are appended, and all of them read: nothing acknowledged may be missing"),
-    ("register", "one message a chat is read, replaced and compared-and-replaced: linearizable"),
-    ("append", "numbers are appended to chats and chats read, as Jepsen's list-append"),
+    (
+        "set",
+        "messages with numbers are appended, and all of them read: nothing acknowledged may be missing",
+    ),
+    (
+        "register",
+        "one message a chat is read, replaced and compared-and-replaced: linearizable",
+    ),
+    (
+        "append",
+        "numbers are appended to chats and chats read, as Jepsen's list-append",
+    ),
 ];
 
 /// The workload of that name, for these people.

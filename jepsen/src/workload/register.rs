@@ -45,7 +45,13 @@ impl Register {
     }
 
     /// Outcome `Err(Ok(why))`: it was not attempted.
-    async fn replace(&self, key: i64, old: Option<i64>, new: i64, client: &mut Client) -> Result<(), Failure> {
+    async fn replace(
+        &self,
+        key: i64,
+        old: Option<i64>,
+        new: i64,
+        client: &mut Client,
+    ) -> Result<(), Failure> {
         let certain = |mut f: Failure| {
             // Nothing was written yet.
             f.outcome = crate::client::Outcome::NotDone;
@@ -65,7 +71,10 @@ impl Register {
             idempotency_key: fresh(),
             content: content(new),
         };
-        client.edit(&room, MESSAGE, message.revision, &edit).await.map(|_| ())
+        client
+            .edit(&room, MESSAGE, message.revision, &edit)
+            .await
+            .map(|_| ())
     }
 
     async fn act(&self, client: &mut Client, of: &Invocation) -> Done {
@@ -77,9 +86,13 @@ impl Register {
                 Ok(value) => Done::ok(Value::List(vec![Value::Int(*key), value])),
                 Err(why) => Done::unread(of, &why),
             },
-            ("write", [Value::Int(key), Value::Int(new)]) => done(of, self.replace(*key, None, *new, client).await),
+            ("write", [Value::Int(key), Value::Int(new)]) => {
+                done(of, self.replace(*key, None, *new, client).await)
+            }
             ("cas", [Value::Int(key), Value::List(pair)]) => match pair.as_slice() {
-                [Value::Int(old), Value::Int(new)] => done(of, self.replace(*key, Some(*old), *new, client).await),
+                [Value::Int(old), Value::Int(new)] => {
+                    done(of, self.replace(*key, Some(*old), *new, client).await)
+                }
                 _ => Done::failed(of, "not a register's invocation"),
             },
             _ => Done::failed(of, "not a register's invocation"),
@@ -109,7 +122,11 @@ impl Workload for Register {
 
     fn next(&self, dice: &mut ChaCha8Rng) -> Invocation {
         let key = self.keys.pick(dice.random());
-        let (kind, a, b) = (dice.random_range(0..10), dice.random_range(0..VALUES), dice.random_range(0..VALUES));
+        let (kind, a, b) = (
+            dice.random_range(0..10),
+            dice.random_range(0..VALUES),
+            dice.random_range(0..VALUES),
+        );
         let (f, value) = match kind {
             0..5 => ("read", Value::Nil),
             5..8 => ("write", Value::Int(a)),
