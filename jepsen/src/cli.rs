@@ -1,7 +1,8 @@
 //! The command line.
 
+use crate::analyze::{Analysis, analyze};
 use crate::machine::inside;
-use crate::run::{Results, Spec, analyze, run, say};
+use crate::run::{Spec, run, say};
 use crate::verdict::{EXIT_HARNESS_FAILED, Verdict};
 use crate::{cluster, doctor, nemesis, store, workload};
 use clap::{Args, Parser, Subcommand};
@@ -194,7 +195,7 @@ async fn command(command: Command) -> anyhow::Result<u8> {
         Command::Analyze { dir, json } => {
             let results = analyze(&dir)?;
             if json {
-                print(&serde_json::to_string_pretty(&results)?);
+                print(std::fs::read_to_string(dir.join(store::RESULTS))?.trim_end());
             }
             tell(&results, &dir);
             Ok(results.verdict.exit_code())
@@ -517,15 +518,37 @@ fn list() {
     print(out.trim_end());
 }
 
-fn tell(results: &Results, dir: &std::path::Path) {
-    for reason in results.reasons() {
-        say(&reason);
+/// The shortest evidence first, then one line for each other checker that is not satisfied.
+fn tell(results: &Analysis, dir: &std::path::Path) {
+    if let Some((checker, evidence)) = results.shortest() {
+        let lines: Vec<String> = evidence.ops.iter().map(u64::to_string).collect();
+        let at = match lines.is_empty() {
+            true => String::new(),
+            false => format!("\n  lines of the history: {}", lines.join(", ")),
+        };
+        say(&format!("{checker}: {}{at}", evidence.what));
     }
-    let verdict = serde_json::to_string(&results.verdict).unwrap_or_default();
+    let unhappy = results
+        .results
+        .iter()
+        .filter(|(_, r)| r.verdict != Verdict::True);
+    for (name, result) in unhappy {
+        let why = result
+            .evidence
+            .first()
+            .map_or("", |e| e.what.lines().next().unwrap_or(""));
+        say(&format!("{} {name}: {why}", shown(result.verdict)));
+    }
+    let at = dir.join(store::RESULTS);
     print(&format!(
-        "valid? {verdict}  {}",
-        dir.join(store::RESULTS).display()
+        "valid? {}  {}",
+        shown(results.verdict),
+        at.display()
     ));
+}
+
+fn shown(verdict: Verdict) -> String {
+    serde_json::to_string(&verdict).unwrap_or_default()
 }
 
 fn print(text: &str) {

@@ -13,6 +13,8 @@
 //! The conventions are Jepsen's (jepsen.io), so that its checkers can read our
 //! histories and people who know it need not learn ours.
 
+pub mod analyze;
+pub mod attacker;
 pub mod checker;
 pub mod cli;
 pub mod client;
@@ -22,6 +24,7 @@ pub mod history;
 pub mod machine;
 pub mod nemesis;
 pub mod net;
+pub mod report;
 pub mod run;
 pub mod store;
 mod sys;

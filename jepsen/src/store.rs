@@ -4,7 +4,7 @@ use crate::history::{History, edn, jsonl};
 use anyhow::Context;
 use serde::Serialize;
 use std::fs::File;
-use std::io::{BufReader, BufWriter};
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 /// What was asked for.
@@ -99,22 +99,6 @@ pub fn write_history(dir: &Path, history: &History) -> anyhow::Result<()> {
         BufWriter::new(File::create(dir.join(HISTORY_JSONL))?),
     )?;
     Ok(())
-}
-
-/// Reads a run's history: JSON lines, or EDN where there are none.
-///
-/// # Errors
-/// When neither is there or it is not valid.
-pub fn read_history(dir: &Path) -> anyhow::Result<History> {
-    let lines = dir.join(HISTORY_JSONL);
-    if lines.exists() {
-        let from = BufReader::new(File::open(&lines)?);
-        return jsonl::read(from).with_context(|| lines.display().to_string());
-    }
-    let path = dir.join(HISTORY_EDN);
-    let from =
-        BufReader::new(File::open(&path).with_context(|| format!("open {}", path.display()))?);
-    edn::read(from).with_context(|| path.display().to_string())
 }
 
 #[cfg(test)]

@@ -27,7 +27,10 @@ fn skipped() -> bool {
     }
     let why = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(3), "{why}");
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "cannot run in CI: {why}");
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "cannot run in CI: {why}"
+    );
     eprintln!("SKIPPED: {why}");
     true
 }
@@ -39,7 +42,11 @@ fn doctor_prints_a_table_and_refuses_what_is_not_there() {
     let report: Value = serde_json::from_slice(&out.stdout).unwrap();
     let probes = report["probes"].as_array().unwrap();
     assert!(probes.len() >= 12);
-    assert!(probes.iter().all(|p| p["works"].is_boolean() && p["detail"].is_string()));
+    assert!(
+        probes
+            .iter()
+            .all(|p| p["works"].is_boolean() && p["detail"].is_string())
+    );
     let out = harness(&["doctor", "--need", "an-earthquake"]);
     assert_eq!(out.status.code(), Some(3));
     let said = String::from_utf8_lossy(&out.stderr);
@@ -60,19 +67,41 @@ fn a_short_run_with_kills_is_valid_and_can_be_checked_again_offline() {
     let store = dir.path().join("store");
     let at = store.to_str().unwrap();
     let run = [
-        "run", "--workload", "append", "--nemesis", "kill", "--topology", "tiny", "--time", "30", "--seed", "3",
-        "--store", at,
+        "run",
+        "--workload",
+        "append",
+        "--nemesis",
+        "kill",
+        "--topology",
+        "tiny",
+        "--time",
+        "30",
+        "--seed",
+        "3",
+        "--store",
+        at,
     ];
     let out = harness(&run);
     let said = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(0), "{said}");
     let first = results(&store);
     assert_eq!(first["valid?"], true);
-    for file in ["spec.json", "history.edn", "history.jsonl", "seen.json", "logs/ae-1.log"] {
+    for file in [
+        "spec.json",
+        "history.edn",
+        "history.jsonl",
+        "seen.json",
+        "logs/ae-1.log",
+    ] {
         assert!(store.join("latest").join(file).exists(), "{file}");
     }
     let again = harness(&["analyze", store.join("latest").to_str().unwrap()]);
-    assert_eq!(again.status.code(), Some(0), "{}", String::from_utf8_lossy(&again.stderr));
+    assert_eq!(
+        again.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&again.stderr)
+    );
     assert_eq!(results(&store), first);
     lost_acknowledgement_is_found(&store);
 }
@@ -99,7 +128,12 @@ fn lost_acknowledgement_is_found(store: &Path) {
     assert_ne!(without, text);
     std::fs::write(&path, without).unwrap();
     let out = harness(&["analyze", dir.to_str().unwrap()]);
-    assert_eq!(out.status.code(), Some(1), "{}", String::from_utf8_lossy(&out.stderr));
+    assert_eq!(
+        out.status.code(),
+        Some(1),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
 }
 
 #[test]
@@ -120,7 +154,10 @@ fn a_killed_harness_leaves_nothing_behind() {
     let mine = store.to_str().unwrap().to_owned();
     let began = Instant::now();
     while nodes_with(&mine) == 0 {
-        assert!(began.elapsed() < Duration::from_secs(120), "no node was started");
+        assert!(
+            began.elapsed() < Duration::from_secs(120),
+            "no node was started"
+        );
         std::thread::sleep(Duration::from_millis(100));
     }
     child.kill().unwrap();
@@ -128,12 +165,17 @@ fn a_killed_harness_leaves_nothing_behind() {
     let killed = Instant::now();
     loop {
         let loops = Command::new("losetup").arg("-a").output().unwrap();
-        let loops = String::from_utf8_lossy(&loops.stdout).matches(&mine).count();
+        let loops = String::from_utf8_lossy(&loops.stdout)
+            .matches(&mine)
+            .count();
         let nodes = nodes_with(&mine);
         if (nodes, loops) == (0, 0) {
             break;
         }
-        assert!(killed.elapsed() < Duration::from_secs(30), "{nodes} nodes and {loops} loop devices are left");
+        assert!(
+            killed.elapsed() < Duration::from_secs(30),
+            "{nodes} nodes and {loops} loop devices are left"
+        );
         std::thread::sleep(Duration::from_millis(100));
     }
 }

@@ -10,9 +10,26 @@
 //! A checker whose record is missing or too thin says `unknown`, never `true`.
 //! The values that each workload's operations carry stand in `README.md`.
 
+pub mod audit_before_release;
+pub mod audit_truth;
+pub mod convergence;
+pub mod create_atomicity;
+pub mod deletion_permanence;
+pub mod fsync_discipline;
+pub mod late_nodes;
 pub mod linearizable;
+pub mod list_append;
+pub mod liveness;
+pub mod no_cross_chat;
+pub mod no_release_below_quorum;
+pub mod node_logs;
+mod records;
+pub mod releases_counted;
+pub mod responses;
+pub mod set_full;
 pub mod simulate;
-mod stats;
+pub mod stats;
+pub mod theft;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -108,11 +125,59 @@ pub fn for_workload(name: &str) -> Vec<Box<dyn Checker>> {
         "register" => vec![Box::new(Linearizable::new(Model::Register))],
         "grants" | "membership" => vec![Box::new(Linearizable::new(Model::Members))],
         "custody" => vec![Box::new(Linearizable::new(Model::Custody))],
-        "append" | "set" => Vec::new(),
+        "append" => vec![
+            Box::new(list_append::Lists),
+            Box::new(list_append::Transactions),
+            Box::new(no_cross_chat::NoCrossChat),
+        ],
+        "set" => vec![Box::new(set_full::SetFull)],
         _ => return Vec::new(),
     };
-    let every: [Box<dyn Checker>; 1] = [Box::new(stats::Stats)];
+    let every: [Box<dyn Checker>; 4] = [
+        Box::new(stats::Stats),
+        Box::new(liveness::Liveness),
+        Box::new(responses::Responses),
+        Box::new(node_logs::NodeLogs),
+    ];
     own.into_iter().chain(every).collect()
+}
+
+/// Checkers that a spec asks for by name besides its workload's: `"checks": ["theft", …]`.
+/// Asked for, a missing record is `unknown`.
+///
+/// # Errors
+/// For what is not a list of names of [`by_name`].
+pub fn asked_for(spec: &serde_json::Value) -> Result<Vec<Box<dyn Checker>>, String> {
+    let Some(names) = spec.get("checks") else {
+        return Ok(Vec::new());
+    };
+    let names = names.as_array().ok_or("spec.checks is not a list")?;
+    let one = |name: &serde_json::Value| {
+        let found = name.as_str().and_then(by_name);
+        found.ok_or_else(|| format!("there is no check {name}"))
+    };
+    names.iter().map(one).collect()
+}
+
+/// The checker of that name, of those that no workload has by itself.
+pub fn by_name(name: &str) -> Option<Box<dyn Checker>> {
+    extra().into_iter().find(|c| c.name() == name)
+}
+
+/// Checkers that read records which only some runs leave.
+fn extra() -> Vec<Box<dyn Checker>> {
+    vec![
+        Box::new(audit_before_release::AuditBeforeRelease),
+        Box::new(audit_truth::AuditTruth),
+        Box::new(convergence::Convergence),
+        Box::new(create_atomicity::CreateAtomicity),
+        Box::new(deletion_permanence::DeletionPermanence),
+        Box::new(fsync_discipline::FsyncDiscipline),
+        Box::new(late_nodes::LateNodes),
+        Box::new(no_release_below_quorum::NoReleaseBelowQuorum),
+        Box::new(releases_counted::ReleasesCounted),
+        Box::new(theft::Theft),
+    ]
 }
 
 /// The elements of a list.
@@ -128,5 +193,42 @@ fn int(value: &Value) -> Option<i64> {
     match value {
         Value::Int(n) => Some(*n),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_known_by_name() {
+        let workloads = [
+            "append",
+            "register",
+            "set",
+            "grants",
+            "membership",
+            "custody",
+        ];
+        for workload in workloads {
+            let all: Vec<_> = for_workload(workload)
+                .into_iter()
+                .chain(extra())
+                .map(|c| c.name())
+                .collect();
+            let mut names = all.clone();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), all.len(), "{workload}: {all:?}");
+        }
+        assert!(for_workload("cooking").is_empty());
+        let spec = serde_json::json!({"checks": ["theft", "convergence"]});
+        assert_eq!(asked_for(&spec).unwrap().len(), 2);
+        for bad in [
+            serde_json::json!({"checks": "theft"}),
+            serde_json::json!({"checks": ["x"]}),
+        ] {
+            assert!(asked_for(&bad).is_err());
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Short ways to write a history in a test.
 
 use super::TestRecord;
-use crate::history::{History, Kind, Op, Process, edn};
+use crate::history::{History, edn};
 
 /// A record of EDN lines without `:index` and `:time`: `process type f value [error]`.
 /// Lines are one millisecond apart.
@@ -35,17 +35,36 @@ pub(crate) fn of(history: History) -> TestRecord {
     }
 }
 
-/// The history without line `at` and with the lines after it renumbered.
-pub(crate) fn edit(history: &History, change: impl FnOnce(&mut Vec<Op>)) -> History {
-    let mut ops = history.ops().to_vec();
-    change(&mut ops);
-    for (i, op) in ops.iter_mut().enumerate() {
-        op.index = i as u64;
+/// A directory of its own that goes away.
+pub(crate) struct Directory(pub std::path::PathBuf);
+
+impl Directory {
+    pub(crate) fn new(name: &str) -> Self {
+        let path =
+            std::env::temp_dir().join(format!("quorate-jepsen-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
     }
-    History::new(ops).unwrap()
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        let path = self.0.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
 }
 
-/// Whether a line is a client's completion of this kind and function.
-pub(crate) fn is(op: &Op, kind: Kind, f: &str) -> bool {
-    matches!(op.process, Process::Client(_)) && op.kind == kind && op.f == f
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A record without operations, with these files of `records/`.
+pub(crate) fn with_records(dir: &Directory, files: &[(&str, &str)]) -> TestRecord {
+    for (name, text) in files {
+        dir.write(&format!("records/{name}.jsonl"), text);
+    }
+    TestRecord {
+        dir: dir.0.clone(),
+        ..record("")
+    }
 }

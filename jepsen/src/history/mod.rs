@@ -13,7 +13,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-pub use pairs::{History, InvalidHistory, Operation};
+pub use pairs::{Fault, History, InvalidHistory, Operation};
 pub use value::Value;
 
 /// Most operations in one history.

@@ -93,6 +93,17 @@ pub struct History {
     partner: Vec<Option<u32>>,
 }
 
+/// A fault, from its strike to its end.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault<'a> {
+    /// When the nemesis began to strike.
+    pub begun: &'a Op,
+    /// When it had struck; without a `heal-…` of its own, when the fault was over.
+    pub struck: Option<&'a Op>,
+    /// When it was healed; `None` when it lasts to the end.
+    pub ended: Option<&'a Op>,
+}
+
 /// One operation from end to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operation<'a> {
@@ -166,6 +177,42 @@ impl History {
     pub fn partner(&self, index: usize) -> Option<&Op> {
         let other = *self.partner.get(index)?;
         other.map(|i| &self.ops[i as usize])
+    }
+
+    /// Faults in the order they began. A nemesis that writes `kill` and later
+    /// `heal-kill` holds its fault between them; one that never heals holds it
+    /// from its first `info` to its second.
+    pub fn faults(&self) -> Vec<Fault<'_>> {
+        let mut out: Vec<Fault<'_>> = Vec::new();
+        for op in self.operations() {
+            if op.invoked.process != Process::Nemesis {
+                continue;
+            }
+            if let Some(name) = op.invoked.f.strip_prefix("heal-") {
+                let open = out.iter_mut().rev().find(|f| f.begun.f == name);
+                if let Some(fault) = open {
+                    fault.ended = op.completed;
+                }
+                continue;
+            }
+            out.push(Fault {
+                begun: op.invoked,
+                struck: op.completed,
+                ended: None,
+            });
+        }
+        let healed = |name: &str| {
+            let heal = |f: &str| f.strip_prefix("heal-") == Some(name);
+            self.ops
+                .iter()
+                .any(|op| op.process == Process::Nemesis && heal(&op.f))
+        };
+        for fault in &mut out {
+            if !healed(&fault.begun.f) {
+                fault.ended = fault.struck;
+            }
+        }
+        out
     }
 
     /// Operations from end to end, in the order they began.

@@ -384,3 +384,47 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_fault_lasts_to_its_heal_and_without_one_to_its_second_line() {
+    let op = |(index, f): (usize, &str)| Op {
+        index: index as u64,
+        time: index as u64,
+        process: Process::Nemesis,
+        kind: Kind::Info,
+        f: f.into(),
+        value: Value::Nil,
+        error: None,
+    };
+    let lines = [
+        "kill",
+        "kill",
+        "cut",
+        "heal-kill",
+        "cut",
+        "heal-kill",
+        "kill",
+        "kill",
+    ];
+    let history = History::new(lines.into_iter().enumerate().map(op).collect()).unwrap();
+    let faults = history.faults();
+    let told: Vec<_> = faults
+        .iter()
+        .map(|f| {
+            (
+                f.begun.f.as_str(),
+                f.begun.time,
+                f.struck.map(|o| o.time),
+                f.ended.map(|o| o.time),
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("kill", 0, Some(1), Some(5)),
+            ("cut", 2, Some(4), Some(4)),
+            ("kill", 6, Some(7), None)
+        ]
+    );
+}

@@ -404,7 +404,7 @@ mod tests {
             "a seed that failed must fail again with later builds"
         );
     }
-    const FROZEN: &[(u64, u64, &str)] = &[];
+    const FROZEN: &[(u64, u64, &str)] = &[(3_000, 11_861, "kill"), (17_705, 10_492, "pause")];
 
     #[test]
     fn faults_do_not_overlap_and_end_in_time_and_each_comes_before_any_comes_twice() {

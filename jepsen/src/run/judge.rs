@@ -1,21 +1,17 @@
-//! What a run has shown: what the checkers say of the history, and what the
-//! harness saw itself.
+//! What the harness saw itself, beside the history: `analyze` counts it in.
 
 use super::faults::{Report, Struck};
 use super::stalls::Stalls;
-use crate::checker::{self, CheckResult, Evidence, TestRecord};
-use crate::history::{History, Kind};
+use crate::history::{History, Kind, Process};
 use crate::nemesis::Outcome;
-use crate::store;
 use crate::verdict::Verdict;
-use anyhow::Context;
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::Path;
 
 /// What the harness saw, beside the history.
 pub const SEEN: &str = "seen.json";
+/// The harness's own findings.
+pub const OWN: &str = "own.json";
 /// Each function must have succeeded so often, or the run shows too little.
 const SUCCESSES_MIN: usize = 10;
 /// Longer stalls of the harness itself make elections of their own.
@@ -34,8 +30,8 @@ pub struct Seen {
     pub stalls: Stalls,
 }
 
-/// The harness's own findings; kept, so that a later analysis has them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// One of the harness's own findings, as `own.json` has them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Own {
     /// Its name.
     pub name: String,
@@ -54,7 +50,7 @@ fn own(name: &str, bad: Verdict, why: Vec<String>) -> Own {
 }
 
 /// Judges what the harness saw.
-pub fn own_findings(seen: &Seen, steps: usize) -> Vec<Own> {
+pub fn own_findings(seen: &Seen, steps: usize, history: &History) -> Vec<Own> {
     let struck = &seen.faults.struck;
     let installed = |s: &&Struck| matches!(s.outcome, Outcome::Installed { .. });
     let mut coverage = Vec::new();
@@ -90,6 +86,7 @@ pub fn own_findings(seen: &Seen, steps: usize) -> Vec<Own> {
         own("unexpected-ends", Verdict::False, seen.faults.ended.clone()),
         own("coverage", Verdict::Unknown, coverage),
         own("stalls", Verdict::Unknown, stalls),
+        enough(history),
     ]
 }
 
@@ -97,7 +94,7 @@ pub fn own_findings(seen: &Seen, steps: usize) -> Vec<Own> {
 fn enough(history: &History) -> Own {
     let mut ok: BTreeMap<&str, usize> = BTreeMap::new();
     for op in history.ops() {
-        if matches!(op.process, crate::history::Process::Client(_)) {
+        if matches!(op.process, Process::Client(_)) {
             *ok.entry(&op.f).or_default() += usize::from(op.kind == Kind::Ok);
         }
     }
@@ -110,101 +107,6 @@ fn enough(history: &History) -> Own {
         why.push("no client did anything".into());
     }
     own("enough", Verdict::Unknown, why)
-}
-
-/// What `results.json` holds.
-#[derive(Clone, Debug, Serialize)]
-pub struct Results {
-    /// The worst of all.
-    #[serde(rename = "valid?")]
-    pub verdict: Verdict,
-    /// The checkers of the workload.
-    pub checkers: BTreeMap<String, CheckResult>,
-    /// The harness's own.
-    pub own: Vec<Own>,
-}
-
-/// Checks the run in `dir`, and writes `results.json` there. Needs no node: everything is in the directory.
-///
-/// # Errors
-/// When its files are not there or not as they should be.
-pub fn analyze(dir: &Path) -> anyhow::Result<Results> {
-    let spec = std::fs::read(dir.join(store::SPEC))
-        .with_context(|| format!("no run in {}", dir.display()))?;
-    let spec: serde_json::Value = serde_json::from_slice(&spec)?;
-    let workload = spec["workload"]
-        .as_str()
-        .context("spec.json names no workload")?
-        .to_owned();
-    let history = store::read_history(dir)?;
-    let mut own: Vec<Own> = match std::fs::read(dir.join("own.json")) {
-        Ok(bytes) => serde_json::from_slice(&bytes).context("own.json")?,
-        // A history from elsewhere: the harness saw nothing of it.
-        Err(_) => Vec::new(),
-    };
-    own.push(enough(&history));
-    let record = TestRecord {
-        spec,
-        history,
-        dir: dir.to_owned(),
-    };
-    let checked = checker::for_workload(&workload);
-    let checkers: BTreeMap<String, CheckResult> = checked
-        .iter()
-        .map(|c| (c.name().to_owned(), c.check(&record)))
-        .collect();
-    let verdicts = checkers
-        .values()
-        .map(|r| r.verdict)
-        .chain(own.iter().map(|o| o.verdict));
-    let mut verdict = Verdict::merge(verdicts);
-    if checkers.is_empty() {
-        verdict = Verdict::merge([verdict, Verdict::Unknown]);
-    }
-    let results = Results {
-        verdict,
-        checkers,
-        own,
-    };
-    store::write_json(&dir.join(store::RESULTS), &results)?;
-    Ok(results)
-}
-
-impl Results {
-    /// What is not true, the shortest evidence first.
-    pub fn reasons(&self) -> Vec<String> {
-        let mut all: Vec<(Verdict, usize, String)> = Vec::new();
-        for (name, result) in &self.checkers {
-            for Evidence { what, ops } in result
-                .evidence
-                .iter()
-                .filter(|_| result.verdict != Verdict::True)
-            {
-                let lines: Vec<_> = ops.iter().map(u64::to_string).collect();
-                let at = if ops.is_empty() {
-                    String::new()
-                } else {
-                    format!(" (operations {})", lines.join(", "))
-                };
-                all.push((
-                    result.verdict,
-                    ops.len(),
-                    format!("{name}: {}: {what}{at}", json!(result.verdict)),
-                ));
-            }
-        }
-        for o in self.own.iter().filter(|o| o.verdict != Verdict::True) {
-            all.extend(o.why.iter().map(|why| {
-                (
-                    o.verdict,
-                    0,
-                    format!("{}: {}: {why}", o.name, json!(o.verdict)),
-                )
-            }));
-        }
-        all.sort_by(|a, b| (b.0, a.1).cmp(&(a.0, b.1)));
-        all.into_iter().map(|(_, _, text)| text).collect()
-    }
 }
 
 #[cfg(test)]
@@ -231,7 +133,8 @@ mod tests {
     }
 
     fn verdict_of(seen: &Seen, name: &str) -> Verdict {
-        let findings = own_findings(seen, seen.faults.struck.len());
+        let history = History::new(Vec::new()).unwrap();
+        let findings = own_findings(seen, seen.faults.struck.len(), &history);
         findings.iter().find(|o| o.name == name).unwrap().verdict
     }
 

@@ -10,11 +10,11 @@ mod judge;
 mod record;
 mod stalls;
 
-pub use judge::{Results, analyze};
-
+use crate::analyze::{Analysis, analyze};
 use crate::client::{Reach, Wallet};
 use crate::cluster::{Cluster, Options, READY_MAX, topology};
 use crate::doctor;
+use crate::history::History;
 use crate::verdict::{HarnessFailure, Verdict};
 use crate::{nemesis, store, workload};
 use anyhow::Context;
@@ -72,7 +72,7 @@ pub struct Finished {
     /// Its directory.
     pub dir: PathBuf,
     /// What was found.
-    pub results: Results,
+    pub results: Analysis,
 }
 
 /// A line about what goes on, on standard error.
@@ -156,18 +156,18 @@ pub async fn run(spec: &Spec, doctor: &doctor::Report) -> Result<Finished, Harne
     let written = write_spec(&dir, spec, &steps, doctor);
     written.map_err(failed("writing the spec"))?;
     let seen = in_cluster(spec, &dir, &steps).await;
-    let seen = match seen {
-        Ok(seen) => seen,
+    let (seen, history) = match seen {
+        Ok(both) => both,
         Err(e) => {
             say(&format!("images and logs are in {}", dir.display()));
             return Err(failed("running")(e));
         }
     };
-    let own = judge::own_findings(&seen, steps.len());
-    let checked = store::write_json(&dir.join(judge::SEEN), &seen)
-        .and_then(|()| store::write_json(&dir.join("own.json"), &own))
-        .and_then(|()| analyze(&dir));
-    let results = checked.map_err(failed("checking"))?;
+    let own = judge::own_findings(&seen, steps.len(), &history);
+    let written = store::write_json(&dir.join(judge::SEEN), &seen)
+        .and_then(|()| store::write_json(&dir.join(judge::OWN), &own));
+    written.map_err(failed("writing what the harness saw"))?;
+    let results = analyze(&dir)?;
     if results.verdict != Verdict::False && !spec.keep {
         // Nothing mounts them any more that would be missed.
         let _ = std::fs::remove_dir_all(dir.join("disks"));
@@ -188,7 +188,11 @@ fn write_spec(
     store::write_json(&dir.join(store::SPEC), &value)
 }
 
-async fn in_cluster(spec: &Spec, dir: &Path, steps: &[nemesis::Step]) -> anyhow::Result<Seen> {
+async fn in_cluster(
+    spec: &Spec,
+    dir: &Path,
+    steps: &[nemesis::Step],
+) -> anyhow::Result<(Seen, History)> {
     let asked = |name: &str| spec.nemesis.iter().any(|n| n == name);
     let options = Options {
         topology: topology::find(&spec.topology)?,
@@ -285,17 +289,18 @@ async fn in_cluster(spec: &Spec, dir: &Path, steps: &[nemesis::Step]) -> anyhow:
         recovery.extend(level.err().map(|e| format!("{e:#}")));
         drop(cluster);
     }
-    say(&format!("{} lines of history", recorder.len()));
+    say(&format!("{} lines of history", recorder.lines()));
     let history = recorder
         .history()
         .context("the harness recorded what is no history")?;
     store::write_history(dir, &history)?;
-    Ok(Seen {
+    let seen = Seen {
         faults: report,
         recovery,
         ready_ms,
         stalls: watch.seen(),
-    })
+    };
+    Ok((seen, history))
 }
 
 async fn futures_all(tasks: Vec<tokio::task::JoinHandle<()>>) {

@@ -40,17 +40,10 @@ impl Recorder {
         });
     }
 
-    /// Operations told so far.
-    pub fn len(&self) -> usize {
-        self.ops
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len()
-    }
-
-    /// Whether there is none yet.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Lines told so far.
+    pub fn lines(&self) -> usize {
+        let ops = self.ops.lock().unwrap_or_else(PoisonError::into_inner);
+        ops.len()
     }
 
     /// The history so far.
