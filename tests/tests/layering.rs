@@ -54,6 +54,9 @@ const ENGINE_NEVER: &[&str] = &[
     "tempfile",
 ];
 
+/// Features that no shipped build has: failpoints, and planted bugs.
+const TEST_FEATURES: &[&str] = &["failpoints", "mutants"];
+
 /// Lower modules of the engine, and what each may use besides itself.
 /// `policy` validates thresholds with `sharing`'s own type: one definition of
 /// what a threshold is, rather than two that can differ.
@@ -180,17 +183,22 @@ fn engine(file: &File) -> Vec<String> {
 
 /// Rules for one file of the harness.
 fn jepsen(file: &File) -> Vec<String> {
-    let attacker = file.module.first().is_some_and(|m| m == "attacker");
+    // What a client of anyone's would have: the parts that sign, and the parts that attack.
+    let may: &[&str] = match file.module.first().map(String::as_str) {
+        Some("attacker") => &["api", "sharing", "crypto"],
+        Some("client") => &["api", "authz", "crypto", "types"],
+        _ => &["api"],
+    };
     let mut bad = Vec::new();
     for reference in file.references(&["quorate_engine"]) {
         if reference.own {
             continue;
         }
         let part = reference.segments.get(1).map_or("", String::as_str);
-        if !(part == "api" || attacker && matches!(part, "sharing" | "crypto")) {
+        if !may.contains(&part) {
             bad.push(file.says(
                 &reference,
-                "the harness sees the product from outside: engine::api only",
+                "the harness sees the product from outside: engine::api, and what its client signs with",
             ));
         }
     }
@@ -264,11 +272,30 @@ fn crates(metadata: &Value) -> Vec<String> {
             bad.push(format!("crate {name} has no rule; add it to CRATES"));
             continue;
         };
+        let default = package["features"]["default"].as_array();
+        for feature in default.into_iter().flatten().map(text) {
+            if TEST_FEATURES.contains(&feature.as_str()) {
+                bad.push(format!(
+                    "{name} has {feature} on by default: test builds only"
+                ));
+            }
+        }
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
             let to = text(&dependency["name"]);
             let dev = dependency["kind"] == "dev";
             if own.contains(&to) && !may.contains(&to.as_str()) {
                 bad.push(format!("crate {name} depends on {to}, it may use {may:?}"));
+            }
+            let asks = dependency["features"].as_array().into_iter().flatten();
+            for feature in asks
+                .map(text)
+                .filter(|f| TEST_FEATURES.contains(&f.as_str()))
+            {
+                if name != "quorate-tests" {
+                    bad.push(format!(
+                        "{name} turns {feature} of {to} on: test builds only"
+                    ));
+                }
             }
             if name == "quorate-engine" && !dev && ENGINE_NEVER.contains(&to.as_str()) {
                 bad.push(format!("the engine depends on {to}: it only decides"));
@@ -336,7 +363,7 @@ type Rule = fn(&File) -> Vec<String>;
 
 #[test]
 fn planted_module_violations_are_found() {
-    let bad: [(Rule, &str, &str); 20] = [
+    let bad: [(Rule, &str, &str); 21] = [
         (engine, "types/ids.rs", "use crate::crypto::seal::X;"),
         (engine, "sharing/mod.rs", "use crate::policy::Policy;"),
         (
@@ -379,6 +406,11 @@ fn planted_module_violations_are_found() {
             "checker/set.rs",
             "use quorate_engine::sharing::combine;",
         ),
+        (
+            jepsen,
+            "client/wallet.rs",
+            "use quorate_engine::custody::command::Command;",
+        ),
         (node, "http/client.rs", "use crate::home::service::Service;"),
         (
             node,
@@ -389,7 +421,7 @@ fn planted_module_violations_are_found() {
     for (rule, path, source) in bad {
         assert_eq!(planted(rule, path, source), 1, "{path}: {source}");
     }
-    let good: [(Rule, &str, &str); 10] = [
+    let good: [(Rule, &str, &str); 11] = [
         (
             engine,
             "home/mod.rs",
@@ -423,6 +455,11 @@ fn planted_module_violations_are_found() {
             "use quorate_engine::{sharing, crypto};",
         ),
         (
+            jepsen,
+            "client/wallet.rs",
+            "use quorate_engine::{authz::grant::Grant, crypto::sign, types::ChatId};",
+        ),
+        (
             node,
             "http/client.rs",
             "use crate::home::api::HomeApi; use super::tls;",
@@ -447,6 +484,12 @@ fn planted_crate_violations_are_found() {
         packages.push(extra);
         crates(&serde_json::json!({ "packages": packages }))
     };
+    let mut planted_bugs = package("quorate", "quorate-node", Value::Null);
+    planted_bugs["dependencies"][0]["features"] = serde_json::json!(["mutants"]);
+    assert_eq!(with(planted_bugs).len(), 1);
+    let mut on = package("quorate-node", "serde", Value::Null);
+    on["features"] = serde_json::json!({"default": ["failpoints"]});
+    assert_eq!(with(on).len(), 1);
     let dev = Value::from("dev");
     assert_eq!(
         with(package("quorate-engine", "rand", dev.clone())),
