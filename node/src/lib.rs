@@ -20,6 +20,7 @@ pub mod home;
 pub mod http;
 mod locked;
 pub mod metrics;
+pub mod mutants;
 pub mod peer;
 pub mod pki;
 pub mod raft;

@@ -54,6 +54,9 @@ const ENGINE_NEVER: &[&str] = &[
     "tempfile",
 ];
 
+/// Features that no shipped build has: failpoints, and planted bugs.
+const TEST_FEATURES: &[&str] = &["failpoints", "mutants"];
+
 /// Lower modules of the engine, and what each may use besides itself.
 /// `policy` validates thresholds with `sharing`'s own type: one definition of
 /// what a threshold is, rather than two that can differ.
@@ -91,7 +94,6 @@ const ENGINE_PARTS: &[(&str, &[&str])] = &[
     ("home", &["custody", "protocol"]),
     ("quorum", &["custody", "protocol"]),
     ("audit", &["crypto", "labels"]),
-    ("audit", &["crypto", "sign"]),
     ("authz", &["crypto", "labels"]),
     ("authz", &["crypto", "sign"]),
 ];
@@ -181,11 +183,9 @@ fn engine(file: &File) -> Vec<String> {
 
 /// Rules for one file of the harness.
 fn jepsen(file: &File) -> Vec<String> {
-    // What anyone would have: a client signs, a checker reads logs and policies, and a thief
-    // reads what is stored as the product does.
+    // What a client of anyone's would have: the parts that sign, and the parts that attack.
     let may: &[&str] = match file.module.first().map(String::as_str) {
-        Some("attacker") => &["api", "sharing", "crypto", "custody", "policy", "types"],
-        Some("checker") => &["api", "audit", "types"],
+        Some("attacker") => &["api", "sharing", "crypto"],
         Some("client") => &["api", "authz", "crypto", "types"],
         _ => &["api"],
     };
@@ -272,11 +272,30 @@ fn crates(metadata: &Value) -> Vec<String> {
             bad.push(format!("crate {name} has no rule; add it to CRATES"));
             continue;
         };
+        let default = package["features"]["default"].as_array();
+        for feature in default.into_iter().flatten().map(text) {
+            if TEST_FEATURES.contains(&feature.as_str()) {
+                bad.push(format!(
+                    "{name} has {feature} on by default: test builds only"
+                ));
+            }
+        }
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
             let to = text(&dependency["name"]);
             let dev = dependency["kind"] == "dev";
             if own.contains(&to) && !may.contains(&to.as_str()) {
                 bad.push(format!("crate {name} depends on {to}, it may use {may:?}"));
+            }
+            let asks = dependency["features"].as_array().into_iter().flatten();
+            for feature in asks
+                .map(text)
+                .filter(|f| TEST_FEATURES.contains(&f.as_str()))
+            {
+                if name != "quorate-tests" {
+                    bad.push(format!(
+                        "{name} turns {feature} of {to} on: test builds only"
+                    ));
+                }
             }
             if name == "quorate-engine" && !dev && ENGINE_NEVER.contains(&to.as_str()) {
                 bad.push(format!("the engine depends on {to}: it only decides"));
@@ -379,7 +398,7 @@ fn planted_module_violations_are_found() {
         (engine, "custody/mod.rs", "let x = std::fs::read(p);"),
         (
             jepsen,
-            "workload/set.rs",
+            "checker/set.rs",
             "use quorate_engine::{api::Chat, types::ChatId};",
         ),
         (
@@ -465,6 +484,12 @@ fn planted_crate_violations_are_found() {
         packages.push(extra);
         crates(&serde_json::json!({ "packages": packages }))
     };
+    let mut planted_bugs = package("quorate", "quorate-node", Value::Null);
+    planted_bugs["dependencies"][0]["features"] = serde_json::json!(["mutants"]);
+    assert_eq!(with(planted_bugs).len(), 1);
+    let mut on = package("quorate-node", "serde", Value::Null);
+    on["features"] = serde_json::json!({"default": ["failpoints"]});
+    assert_eq!(with(on).len(), 1);
     let dev = Value::from("dev");
     assert_eq!(
         with(package("quorate-engine", "rand", dev.clone())),

@@ -62,9 +62,12 @@ pub(crate) fn deployment(dir: &Directory, stolen: &[&str]) -> Json {
     rng.try_fill_bytes(&mut key).unwrap();
     let core = [&[0; 64], &key[..], &[0; 64]].concat();
     dir.write("images/home.core", core);
-    dir.write("images/home.img", "sealed records only");
     let key = DataKey(Secret::take(&mut key));
     let check = key_check(&key);
+    dir.write(
+        "images/home.img",
+        [b"sealed records and ", &check[..]].concat(),
+    );
     for (i, (custodian, share)) in split(&structure, &key, &mut rng)
         .unwrap()
         .into_iter()
@@ -109,14 +112,31 @@ pub(crate) fn deployment(dir: &Directory, stolen: &[&str]) -> Json {
             policy,
         };
         let wrapped = wrap::wrap(&WrappingKey(wrapping), 3, &binding, [7; 24], &share);
-        let image = [
-            &[0xaa; 1000],
+        let junk = [0xaa; 1000];
+        // As the log has it, and for the last custodian as the store does.
+        let log = [
             &chat.0[..],
-            &[0; 80],
+            &[5],
+            &key_id.0,
+            &policy.0,
+            &[0; 32],
+            &[72],
             &wrapped,
-            &[0x55; 1000],
         ]
         .concat();
+        let row = [
+            &[0x10][..],
+            &key_id.0,
+            &junk,
+            &chat.0,
+            &[5],
+            &policy.0,
+            &[0; 32],
+            &[3, 72],
+            &wrapped,
+        ]
+        .concat();
+        let image = [&junk[..], if i == 2 { &row } else { &log }, &junk].concat();
         dir.write(&format!("images/{custodian}.img"), image);
     }
     let custodian = |name: &&str| {

@@ -32,6 +32,8 @@ use std::path::{Path, PathBuf};
 pub const FILE_BYTES_MAX: u64 = 4 << 30;
 /// Most custodians whose sets are all tried.
 pub const CUSTODIANS_MAX: usize = 12;
+/// Most dealings that are tried without being told of.
+pub const DEALINGS_MAX: usize = 64;
 /// Most combinations tried for one data key.
 pub const COMBINATIONS_MAX: usize = 200_000;
 
@@ -43,8 +45,12 @@ pub struct Attack {
     pub deployment: DeploymentId,
     /// Texts that stand in messages and nowhere else, each at least 16 bytes.
     pub canaries: Vec<String>,
-    /// Data keys that messages are sealed under.
+    /// Data keys that messages are sealed under, as far as the thief is told.
+    #[serde(default)]
     pub targets: Vec<Target>,
+    /// Trees of the deployment's policies, for shares of dealings that it is not told of.
+    #[serde(default)]
+    pub structures: Vec<Structure>,
     /// What is stolen.
     pub sites: Vec<Site>,
 }
@@ -105,7 +111,10 @@ pub struct Loot {
     pub canaries: Vec<String>,
     /// Shares found, by custodian.
     pub shares: BTreeMap<String, usize>,
-    /// Data keys that came from sets the policy allows: number of the target and the set.
+    /// Dealings that the thief was not told of and found shares of.
+    pub dealings: usize,
+    /// Data keys that came from sets the policy allows: number of the target (further ones: of a
+    /// dealing that was found) and the set.
     pub allowed: Vec<(usize, Vec<String>)>,
     /// Data keys that came from anything else.
     pub breaches: Vec<String>,
@@ -114,10 +123,12 @@ pub struct Loot {
 }
 
 impl Loot {
-    /// Targets that no allowed set opened: nothing is proven for them.
+    /// Targets, and after them dealings that were found, that no allowed set opened: nothing is
+    /// proven for them.
     pub fn without_control(&self, targets: usize) -> Vec<usize> {
         let opened: BTreeSet<usize> = self.allowed.iter().map(|(t, _)| *t).collect();
-        (0..targets).filter(|t| !opened.contains(t)).collect()
+        let all = targets + self.dealings.min(DEALINGS_MAX);
+        (0..all).filter(|t| !opened.contains(t)).collect()
     }
 }
 
@@ -152,6 +163,7 @@ pub fn attack(dir: &Path, attack: &Attack) -> Result<Loot, String> {
     let checks = checks.collect::<Result<Vec<[u8; 32]>, String>>()?;
     let mut found: Vec<BTreeMap<CustodianId, Vec<Share>>> = Vec::new();
     found.resize_with(attack.targets.len(), BTreeMap::new);
+    let mut strays: BTreeMap<shares::Dealing, BTreeMap<CustodianId, Vec<Share>>> = BTreeMap::new();
     for site in &attack.sites {
         let keys = match &site.custodian {
             Some(custodian) => {
@@ -178,6 +190,16 @@ pub fn attack(dir: &Path, attack: &Attack) -> Result<Loot, String> {
                 loot.canaries.push(what);
             }
             if let Some(custodian) = &site.custodian {
+                for (key, share) in shares::discover(&bytes, attack.deployment, custodian, &keys) {
+                    let of = strays
+                        .entry(key)
+                        .or_default()
+                        .entry(custodian.clone())
+                        .or_default();
+                    if !of.iter().any(|s: &Share| s.expose() == share.expose()) {
+                        of.push(share);
+                    }
+                }
                 for hit in places.find(&bytes) {
                     let target = &attack.targets[hit.text];
                     let into = found[hit.text].entry(custodian.clone()).or_default();
@@ -205,13 +227,64 @@ pub fn attack(dir: &Path, attack: &Attack) -> Result<Loot, String> {
             }
         }
     }
-    for (custodian, shares) in found.iter().flatten() {
+    for (number, (target, shares)) in attack.targets.iter().zip(&found).enumerate() {
+        let all = candidates(&target.structure, shares, &mut loot.combinations)?;
+        let real = all.iter().filter(|c| c.check == checks[number]);
+        opened(&format!("target {number}"), number, real, &mut loot);
+    }
+    let known = |key: &shares::Dealing| attack.targets.iter().any(|t| t.key_id == key.key_id);
+    strays.retain(|key, _| !known(key));
+    loot.dealings = strays.len();
+    for (custodian, shares) in found.iter().chain(strays.values()).flatten() {
         *loot.shares.entry(custodian.to_string()).or_default() += shares.len();
     }
-    for (number, (target, shares)) in attack.targets.iter().zip(&found).enumerate() {
-        combinations(number, target, &checks[number], shares, &mut loot)?;
-    }
+    untold(dir, attack, &strays, &mut loot)?;
     Ok(loot)
+}
+
+/// Data keys of dealings that nobody told the thief about. Whether a
+/// combination is one shows in its `check`, which a home keeps in the clear:
+/// it lies in one of the stolen files.
+fn untold(
+    dir: &Path,
+    attack: &Attack,
+    strays: &BTreeMap<shares::Dealing, BTreeMap<CustodianId, Vec<Share>>>,
+    loot: &mut Loot,
+) -> Result<(), String> {
+    let mut all: Vec<(usize, Candidate)> = Vec::new();
+    for (place, shares) in strays.values().take(DEALINGS_MAX).enumerate() {
+        for structure in &attack.structures {
+            let of = candidates(structure, shares, &mut loot.combinations)?;
+            all.extend(of.into_iter().map(|c| (place, c)));
+        }
+    }
+    if all.is_empty() {
+        return Ok(());
+    }
+    let checks: Vec<[u8; 32]> = all.iter().map(|(_, c)| c.check).collect();
+    let needles = Needles::raw(&checks)?;
+    let mut real = BTreeSet::new();
+    for file in attack.sites.iter().flat_map(|site| &site.files) {
+        real.extend(
+            needles
+                .find(&read(dir, file)?)
+                .into_iter()
+                .map(|hit| checks[hit.text]),
+        );
+    }
+    for (place, key) in strays.keys().take(DEALINGS_MAX).enumerate() {
+        let of = all
+            .iter()
+            .filter(|(p, c)| *p == place && real.contains(&c.check));
+        let what = format!("dealing {}", key.key_id);
+        opened(
+            &what,
+            attack.targets.len() + place,
+            of.map(|(_, c)| c),
+            loot,
+        );
+    }
+    Ok(())
 }
 
 /// Data keys as they are, at places where allocators put things.
@@ -272,14 +345,21 @@ fn lowered(structure: &Structure, have: &BTreeSet<&CustodianId>) -> Option<Struc
     }
 }
 
-/// Tries all sets of custodians, and for each all choices among the shares found there.
-fn combinations(
-    number: usize,
-    target: &Target,
-    check: &[u8; 32],
+/// What one set of custodians came to.
+struct Candidate {
+    names: Vec<String>,
+    allowed: bool,
+    /// The `check` that the key would have if it is one.
+    check: [u8; 32],
+}
+
+/// All sets of custodians, for each all choices among the shares found there,
+/// and for each the tree as it is and as if what is there were enough.
+fn candidates(
+    structure: &Structure,
     shares: &BTreeMap<CustodianId, Vec<Share>>,
-    loot: &mut Loot,
-) -> Result<(), String> {
+    tried: &mut usize,
+) -> Result<Vec<Candidate>, String> {
     let there: Vec<(&CustodianId, &Vec<Share>)> =
         shares.iter().filter(|(_, s)| !s.is_empty()).collect();
     if there.len() > CUSTODIANS_MAX {
@@ -288,57 +368,60 @@ fn combinations(
             there.len()
         ));
     }
-    let before = loot.combinations;
+    let (mut out, before) = (Vec::new(), *tried);
     for set in 1_u32..1 << there.len() {
-        let chosen: Vec<_> = (0..there.len())
-            .filter(|i| set >> i & 1 == 1)
-            .map(|i| there[i])
-            .collect();
+        let chosen = there.iter().enumerate().filter(|(i, _)| set >> i & 1 == 1);
+        let chosen: Vec<_> = chosen.map(|(_, c)| *c).collect();
         let have: BTreeSet<&CustodianId> = chosen.iter().map(|(id, _)| *id).collect();
-        let Some(lowered) = lowered(&target.structure, &have) else {
+        let Some(lowered) = lowered(structure, &have) else {
             continue;
         };
+        let allowed = allows(structure, &have);
         let choices: usize = chosen.iter().map(|(_, s)| s.len()).product();
-        let mut opened = false;
         for choice in 0..choices {
-            loot.combinations += 1;
-            if loot.combinations - before > COMBINATIONS_MAX {
+            *tried += 1;
+            if *tried - before > COMBINATIONS_MAX {
                 return Err(format!(
-                    "target {number}: more than {COMBINATIONS_MAX} combinations"
+                    "more than {COMBINATIONS_MAX} combinations for one data key"
                 ));
             }
             let mut rest = choice;
-            let pick = |(id, all): &(&CustodianId, &'_ Vec<Share>), rest: &mut usize| {
-                let at = *rest % all.len();
-                *rest /= all.len();
-                ((*id).clone(), at)
-            };
-            let picked: Vec<(CustodianId, usize)> =
-                chosen.iter().map(|c| pick(c, &mut rest)).collect();
-            let given: Vec<(CustodianId, &Share)> = picked
-                .into_iter()
-                .map(|(id, at)| {
-                    let share = &shares[&id][at];
-                    (id, share)
-                })
-                .collect();
-            for tree in [&target.structure, &lowered] {
-                opened |= combine(tree, &given).is_ok_and(|key| key_check(&key) == *check);
+            let mut given: Vec<(CustodianId, &Share)> = Vec::new();
+            for (id, all) in &chosen {
+                given.push(((*id).clone(), &all[rest % all.len()]));
+                rest /= all.len();
             }
-        }
-        if opened {
-            let names: Vec<String> = have.iter().map(|id| id.to_string()).collect();
-            if allows(&target.structure, &have) {
-                loot.allowed.push((number, names));
-            } else {
-                loot.breaches.push(format!(
-                    "target {number}: {} gave the data key",
-                    names.join(", ")
-                ));
+            for tree in [structure, &lowered] {
+                if let Ok(key) = combine(tree, &given) {
+                    out.push(Candidate {
+                        names: have.iter().map(|id| id.to_string()).collect(),
+                        allowed,
+                        check: key_check(&key),
+                    });
+                }
             }
         }
     }
-    Ok(())
+    Ok(out)
+}
+
+/// Notes sets whose key is real, each once.
+fn opened<'a>(
+    what: &str,
+    number: usize,
+    real: impl Iterator<Item = &'a Candidate>,
+    loot: &mut Loot,
+) {
+    let mut told = BTreeSet::new();
+    for candidate in real.filter(|c| told.insert(c.names.clone())) {
+        if candidate.allowed {
+            loot.allowed.push((number, candidate.names.clone()));
+        } else {
+            let names = candidate.names.join(", ");
+            loot.breaches
+                .push(format!("{what}: {names} gave the data key"));
+        }
+    }
 }
 
 #[cfg(test)]

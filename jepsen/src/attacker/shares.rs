@@ -10,7 +10,7 @@ use quorate_engine::crypto::{vault, wrap};
 use quorate_engine::custody::keys::{Provider, SlotTable};
 use quorate_engine::custody::{KeyKind, Place};
 use quorate_engine::types::{
-    CustodianId, DeploymentId, RootKey, Secret, Share, WrappingKey, codec,
+    ChatId, CustodianId, DeploymentId, KeyId, PolicyId, RootKey, Secret, Share, WrappingKey, codec,
 };
 use serde::Deserialize;
 use std::path::Path;
@@ -101,4 +101,99 @@ pub(super) fn around(
             }
         }
     }
+}
+
+/// What names a share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Dealing {
+    pub(super) chat: ChatId,
+    pub(super) key_id: KeyId,
+    pub(super) policy: PolicyId,
+}
+
+/// First byte of a share's row key.
+const ROW: u8 = 0x10;
+/// How far before its row's value a key may lie: within one page of the store, in bytes.
+const PAGE: usize = 16 << 10;
+
+/// Shares in a custodian's log and store, without being told of any. Both have,
+/// behind one another: chat (32), key epoch, policy (32), commitment (32),
+/// the wrapped share behind its length. In the log the key id (16) stands before
+/// the policy; in the store the wrapping version stands before the length, and
+/// the key id is the row's key in the same page.
+pub(super) fn discover(
+    bytes: &[u8],
+    deployment: DeploymentId,
+    custodian: &CustodianId,
+    keys: &[(u32, WrappingKey)],
+) -> Vec<(Dealing, Share)> {
+    let mut out = Vec::new();
+    let last = bytes.len().saturating_sub(wrap::WRAPPED_LEN);
+    for at in 128..last {
+        if keys.is_empty() || usize::from(bytes[at]) != wrap::WRAPPED_LEN {
+            continue;
+        }
+        let wrapped = &bytes[at + 1..=at + wrap::WRAPPED_LEN];
+        let mut attempt = |chat: &[u8], key_id: &[u8], policy: &[u8], version, key| {
+            let (Ok(chat), Ok(key_id), Ok(policy)) =
+                (chat.try_into(), key_id.try_into(), policy.try_into())
+            else {
+                return;
+            };
+            let binding = ShareBinding {
+                deployment,
+                custodian: custodian.clone(),
+                chat: ChatId(chat),
+                key_id: KeyId(key_id),
+                policy: PolicyId(policy),
+            };
+            if let Ok(share) = wrap::unwrap(key, version, &binding, wrapped) {
+                let (chat, key_id, policy) = (binding.chat, binding.key_id, binding.policy);
+                out.push((
+                    Dealing {
+                        chat,
+                        key_id,
+                        policy,
+                    },
+                    share,
+                ));
+            }
+        };
+        for (version, key) in keys {
+            // An epoch takes 1, 3 or 5 bytes.
+            for epoch in [1, 3, 5] {
+                let key_at = at - 80;
+                let Some(chat_at) = key_at.checked_sub(epoch + 32) else {
+                    continue;
+                };
+                attempt(
+                    &bytes[chat_at..chat_at + 32],
+                    &bytes[key_at..key_at + 16],
+                    &bytes[at - 64..at - 32],
+                    *version,
+                    key,
+                );
+            }
+            // Versions above 250 take more bytes; no custodian of a test has so many.
+            if *version > 250 || u32::from(bytes[at - 1]) != *version {
+                continue;
+            }
+            let before = &bytes[at.saturating_sub(PAGE)..at - 65];
+            for epoch in [1, 3, 5] {
+                let Some(chat_at) = before.len().checked_sub(epoch + 32) else {
+                    continue;
+                };
+                for id in before.windows(17).filter(|w| w[0] == ROW) {
+                    attempt(
+                        &before[chat_at..chat_at + 32],
+                        &id[1..],
+                        &bytes[at - 65..at - 33],
+                        *version,
+                        key,
+                    );
+                }
+            }
+        }
+    }
+    out
 }

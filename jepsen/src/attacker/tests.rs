@@ -29,6 +29,29 @@ fn carry_out_with(dir: &Directory, stolen: &[&str]) -> Loot {
 }
 
 #[test]
+fn shares_are_found_without_being_told_of_in_log_and_store() {
+    let dir = Directory::new("attacker-untold");
+    for (stolen, sets) in [
+        (&["at", "ch"][..], 1),
+        (&["ch", "de"], 1),
+        (&["de"], 0),
+        (&NAMES, 4),
+    ] {
+        let mut json = deployment(&dir, stolen);
+        json["structures"] = json!([json["targets"][0]["structure"]]);
+        json["targets"] = json!([]);
+        let loot = carry_out(&dir, json);
+        assert_eq!(
+            (loot.dealings, loot.allowed.len()),
+            (1, sets),
+            "{stolen:?}: {loot:?}"
+        );
+        assert_eq!(loot.without_control(0).is_empty(), sets > 0);
+        assert!(loot.breaches.is_empty());
+    }
+}
+
+#[test]
 fn a_share_that_is_the_key_is_a_breach() {
     let dir = Directory::new("attacker-breach");
     let mut json = deployment(&dir, &["at", "ch"]);

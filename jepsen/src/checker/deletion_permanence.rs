@@ -44,6 +44,7 @@ impl Checker for DeletionPermanence {
             )
         }));
         let silent = before.without_control(targets);
+        let targets = targets + before.dealings;
         let details = json!({
             "targets": targets, "without_control": silent,
             "shares_before": before.shares, "shares_after": after.shares,

@@ -19,7 +19,8 @@ pub(super) fn carried_out(test: &TestRecord, file: &str) -> Result<(usize, Loot)
     let text = std::fs::read_to_string(&path)
         .map_err(|e| format!("{file}: {e}: the run did not record it"))?;
     let of: Attack = serde_json::from_str(&text).map_err(|e| format!("{file}: {e}"))?;
-    Ok((of.targets.len(), attack(&test.dir, &of)?))
+    let loot = attack(&test.dir, &of)?;
+    Ok((of.targets.len(), loot))
 }
 
 impl Checker for Theft {
@@ -35,6 +36,7 @@ impl Checker for Theft {
         let found = loot.canaries.iter().chain(&loot.breaches);
         let found: Vec<Evidence> = found.map(|what| Evidence::new(what, [])).collect();
         let silent = loot.without_control(targets);
+        let targets = targets + loot.dealings;
         let details = json!({
             "bytes": loot.bytes, "shares": loot.shares, "combinations": loot.combinations,
             "targets": targets, "opened_by_allowed_sets": loot.allowed.len(), "without_control": silent,

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 /// A value.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Value {
     /// Nothing, or not known.
     #[default]

@@ -149,10 +149,17 @@ fn lines<'a>(test: &'a TestRecord, evidence: &'a Evidence) -> impl Iterator<Item
     all.filter_map(|i| test.history.ops().get(usize::try_from(*i).ok()?))
 }
 
+/// Longest value that is shown, in characters; the history has the rest.
+const VALUE_CHARS_MAX: usize = 200;
+
 /// A line as people read it.
 fn line(op: &Op) -> String {
     let mut value = String::new();
     edn::print(&mut value, &op.value);
+    if let Some((end, _)) = value.char_indices().nth(VALUE_CHARS_MAX) {
+        value.truncate(end);
+        value.push('…');
+    }
     let process = match op.process {
         Process::Client(n) => n.to_string(),
         Process::Nemesis => "nemesis".into(),
@@ -208,6 +215,16 @@ mod tests {
         assert_eq!(lines.len(), 3);
         assert_eq!(lines[0], "responses: unexpected: <b>&\"x\"");
         assert!(lines[2].contains("1.000 ms") && lines[2].contains("info    :add 1"));
+    }
+
+    #[test]
+    fn long_values_are_cut_between_characters() {
+        let test = record(&format!("0 invoke add \"{}\"", "é".repeat(400)));
+        let shown = line(&test.history.ops()[0]);
+        assert!(
+            shown.ends_with("é…") && shown.chars().count() < 280,
+            "{shown}"
+        );
     }
 
     #[test]

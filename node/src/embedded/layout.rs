@@ -22,6 +22,8 @@ use std::path::{Path, PathBuf};
 const PORT_FIRST: u16 = 20_000;
 /// Last of them.
 const PORT_LAST: u16 = 31_999;
+/// First port at each address of its own that a topology names, unless it says `base_port`.
+const OWN_HOST_PORT: u16 = 7_001;
 /// Sockets per node: peer, operator, health, client or registry, audit.
 const PORTS_PER_NODE: u16 = 5;
 
@@ -209,10 +211,7 @@ pub fn lay_out(topology: &Topology, dir: &Path) -> Result<Layout, LayoutError> {
     })?;
     let options = &topology.options;
     let host = options.host.as_deref().unwrap_or("127.0.0.1");
-    let host: IpAddr = host
-        .parse()
-        .map_err(|_| LayoutError::Option(format!("host {host:?} is not an IP address")))?;
-    let mut ports = Ports::new(host, options.base_port);
+    let mut ports = Ports::new(address(host)?, options.base_port);
     let deployment = entity::new_deployment()?;
     let mut entities = Vec::new();
     let mut clusters = Vec::new();
@@ -250,6 +249,11 @@ pub fn lay_out(topology: &Topology, dir: &Path) -> Result<Layout, LayoutError> {
     let text = toml::to_string(&layout).expect("a layout is plain strings and numbers");
     files::create(&dir.join("layout.toml"), text.as_bytes(), Access::Public)?;
     Ok(layout)
+}
+
+fn address(host: &str) -> Result<IpAddr, LayoutError> {
+    host.parse()
+        .map_err(|_| LayoutError::Option(format!("host {host:?} is not an IP address")))
 }
 
 fn authority_of(
@@ -310,6 +314,14 @@ fn entity_of(
     let mut nodes = Vec::new();
     let mut layouts = Vec::new();
     for id in 1..=spec.nodes as NodeId {
+        let mut own = match spec.hosts.get(id as usize - 1) {
+            None => None,
+            Some(host) => {
+                let host = address(host)?;
+                Some(Ports::new(host, options.base_port.or(Some(OWN_HOST_PORT))))
+            }
+        };
+        let ports = own.as_mut().unwrap_or(&mut *ports);
         let listen = Listen {
             peer: ports.take()?,
             operator: ports.take()?,
@@ -435,5 +447,28 @@ mod tests {
             lay_out(&Topology::default_deployment(), tmp.path()),
             Err(LayoutError::Exists(_))
         ));
+    }
+
+    #[test]
+    fn nodes_listen_where_the_topology_says() {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut topology = Topology::default_deployment();
+        topology.home.hosts = vec!["10.9.0.1".into(), "10.9.0.2".into(), "10.9.0.3".into()];
+        let layout = lay_out(&topology, &tmp.path().join("d")).unwrap();
+        let home: Vec<_> = layout.home().nodes.iter().map(|n| n.peer).collect();
+        let wanted = [1, 2, 3].map(|n| SocketAddr::from(([10, 9, 0, n], OWN_HOST_PORT)));
+        assert_eq!(home, wanted);
+        let config = Config::load(&layout.home().nodes[2].config).unwrap();
+        assert_eq!(config.listen.peer, wanted[2]);
+        assert_eq!(
+            layout.clusters[1].nodes[0].peer.ip().to_string(),
+            "127.0.0.1"
+        );
+        topology.home.hosts[1] = "nowhere".into();
+        let e = lay_out(&topology, &tmp.path().join("e")).unwrap_err();
+        assert!(
+            e.to_string().contains("\"nowhere\" is not an IP address"),
+            "{e}"
+        );
     }
 }

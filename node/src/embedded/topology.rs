@@ -145,6 +145,10 @@ pub struct EntitySpec {
     /// How many nodes.
     #[serde(default = "default_nodes")]
     pub nodes: usize,
+    /// An IP address for each node, where they are not to share `options.host`: network
+    /// namespaces, containers, machines.
+    #[serde(default)]
+    pub hosts: Vec<String>,
 }
 
 /// What a descriptor says where nothing is declared; it may not be empty.
@@ -278,6 +282,14 @@ impl Topology {
                     spec.name, spec.nodes
                 )));
             }
+            if !spec.hosts.is_empty() && spec.hosts.len() != spec.nodes {
+                return Err(invalid(format!(
+                    "{}: {} hosts for {} nodes; give one address for each node, or none",
+                    spec.name,
+                    spec.hosts.len(),
+                    spec.nodes
+                )));
+            }
             nodes += spec.nodes;
         }
         if nodes > NODES_MAX {
@@ -397,6 +409,8 @@ mod tests {
         assert!(err(&twice).contains("used twice"));
         let twice = DEFAULT_TOPOLOGY.replace("name = \"id-ee\"", "name = \"nl\"");
         assert!(err(&twice).contains("used twice"));
+        let few = DEFAULT_TOPOLOGY.replacen("nodes = 3", "nodes = 3\nhosts = [\"10.0.0.1\"]", 1);
+        assert!(err(&few).contains("1 hosts for 3 nodes"));
         let none = DEFAULT_TOPOLOGY.replacen("nodes = 3", "nodes = 0", 1);
         assert!(err(&none).contains("nodes = 0"));
     }

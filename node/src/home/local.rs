@@ -6,6 +6,7 @@ use super::core::{Core, Fail};
 use super::directory::Who;
 use super::shard::Shard;
 use super::{deletions, disclose, reader, shard, statements, writer};
+use crate::mutants::mutant;
 use quorate_engine::api::disclosure::{ExecuteOrder, Part};
 use quorate_engine::api::registry::Statement;
 use quorate_engine::api::{
@@ -201,6 +202,12 @@ pub async fn perform(core: &Arc<Core>, op: Op) -> Result<Done, Fail> {
             Ok(Done::Appended(at(number, index, Appended { messages })))
         }
         Op::Edit(caller, chat, message, revision, request) => {
+            let revision = match mutant("revision-ignored") {
+                true => shard
+                    .view(|kv| read::record(kv, &chat, message))?
+                    .map_or(revision, |row| row.revision),
+                false => revision,
+            };
             let edit = writer::Edit {
                 who: Author::Person(
                     admission::admit(core, &caller, Action::Write, Some(chat)).await?,

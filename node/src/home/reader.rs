@@ -7,6 +7,7 @@ use super::admission::Admitted;
 use super::api::HomeError;
 use super::core::{Core, Fail};
 use super::leases::LeasedKey;
+use crate::mutants::{mutant, now_and_then};
 use quorate_engine::api::{Content, Message};
 use quorate_engine::crypto::message::{self, RecordBinding};
 use quorate_engine::crypto::subkeys::Subkeys;
@@ -128,6 +129,9 @@ fn load(
                 break;
             }
         }
+        if mutant("page-cuts-last") && records.len() > 3 {
+            records.pop();
+        }
         Ok(Some((records, (at < row.next).then_some(at))))
     })?;
     loaded.ok_or_else(|| {
@@ -195,6 +199,15 @@ fn open_all(
         out.push(open(core, &subkeys[&row.key_id], chat, id, row)?);
     }
     metrics::counter!("quorate_home_records_read_total").increment(out.len() as u64);
+    if mutant("page-reversed") && now_and_then(10) {
+        out.reverse();
+    }
+    if mutant("page-repeats")
+        && now_and_then(10)
+        && let [.., last, again] = out.as_mut_slice()
+    {
+        again.content = last.content.clone();
+    }
     Ok(out)
 }
 

@@ -2,6 +2,7 @@
 //!
 //! A trait, so that the home can be tested over a state machine in memory.
 
+use crate::mutants::mutant;
 use futures::future::BoxFuture;
 use quorate_engine::home::{Command, Proposal, Reply};
 use quorate_engine::types::kv::{KvError, KvRead};
@@ -73,7 +74,11 @@ impl Shard {
     /// [`ShardError`].
     pub async fn propose(&self, now_ms: u64, command: Command) -> Result<(u64, Reply), ShardError> {
         let bytes = Proposal { now_ms, command }.encode();
-        let (index, reply) = self.group.propose(bytes).await?;
+        let proposed = self.group.propose(bytes).await;
+        let (index, reply) = proposed.map_err(|e| match e {
+            ShardError::Unknown(why) if mutant("timeout-as-failure") => ShardError::NotDone(why),
+            e => e,
+        })?;
         let reply = Reply::decode(&reply)
             .map_err(|e| ShardError::Unknown(format!("its reply cannot be read: {e}")))?;
         Ok((index, reply))
@@ -84,6 +89,9 @@ impl Shard {
     /// # Errors
     /// [`ShardError`].
     pub async fn read_index(&self) -> Result<u64, ShardError> {
+        if mutant("stale-read") {
+            return Ok(0);
+        }
         self.group.read_index().await
     }
 

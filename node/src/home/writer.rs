@@ -9,6 +9,7 @@ use super::core::{Core, Fail};
 use super::leases::LeasedKey;
 use super::opener;
 use super::shard::Shard;
+use crate::mutants::{mutant, now_and_then};
 use quorate_engine::api::Written;
 use quorate_engine::crypto::message::{self, RecordBinding, RecordKind};
 use quorate_engine::crypto::subkeys::Subkeys;
@@ -193,6 +194,22 @@ async fn write(core: &Arc<Core>, chat: ChatId, group: &mut [Job]) -> std::result
             records,
         });
         fail::fail_point!("home::before_write");
+        let early = mutant("acknowledge-before-commit");
+        if early || mutant("write-dropped") && now_and_then(30) {
+            let made_up = |id| WriteResult {
+                id,
+                revision: 0,
+                at_ms: core.clock.wall(),
+                repeat: Repeat::First,
+            };
+            let results: Vec<_> = (first..).take(fresh.len()).map(made_up).collect();
+            finish(group, 1, &fresh, &results);
+            if early {
+                let (shard, now) = (shard.clone(), core.clock.wall());
+                tokio::spawn(async move { shard.propose(now, command).await });
+            }
+            return Ok(());
+        }
         let (index, reply) = shard.propose(core.clock.wall(), command).await?;
         fail::fail_point!("home::after_write");
         match reply {

@@ -7,6 +7,7 @@
 //! leader, a lost purge leaves entries that nobody minds.
 
 use super::{Command, Entry, LeaderId, LogId, Payload, TypeConfig, Vote};
+use crate::mutants::mutant;
 use crate::wal::{EntryHead, EntryKind, GroupWal, LogPos, WalError};
 use bytes::Bytes;
 use openraft::storage::{IOFlushed, RaftLogStorage};
@@ -180,6 +181,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        if mutant("vote-not-kept") {
+            return Ok(());
+        }
         let (done, rx) = waiter();
         self.wal
             .set_vote(codec::encode(PAYLOAD_VERSION, vote), done)?;
@@ -208,6 +212,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             .map(encode_entry)
             .collect::<io::Result<Vec<_>>>()?;
         self.wal.ready().await;
+        if mutant("flush-not-awaited") {
+            callback.io_completed(Ok(()));
+            return Ok(self.wal.append(entries, Box::new(|_| {}))?);
+        }
         let done = Box::new(move |r: Result<(), WalError>| {
             callback.io_completed(r.map_err(io::Error::from));
         });

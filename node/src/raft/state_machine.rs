@@ -11,6 +11,7 @@ use super::snapshot::{self, Reader, SnapshotError, Standing};
 use super::{
     GroupId, LogId, Reply, Snapshot, SnapshotFile, SnapshotMeta, StoredMembership, TypeConfig,
 };
+use crate::mutants::{mutant, now_and_then};
 use crate::store::{Changes, Store, StoreError, Txn, View, walk};
 use crate::wal::disk::create_dir_durably;
 use crate::wal::{Fatal, Floor, GroupWal, LogPos, WalError};
@@ -364,10 +365,15 @@ impl Inner {
     ) -> Result<(Changes, Vec<Reply>), KvError> {
         let mut txn = Txn::new(view);
         let mut replies = Vec::with_capacity(batch.len());
-        for (entry, _) in batch {
+        for (entry, responder) in batch {
             let id = entry.log_id;
             replies.push(match &entry.payload {
                 EntryPayload::Blank => Reply::default(),
+                EntryPayload::Normal(_)
+                    if mutant("apply-skips") && responder.is_none() && now_and_then(100) =>
+                {
+                    Reply::default()
+                }
                 EntryPayload::Normal(c) => {
                     let at = Position {
                         term: id.leader_id.term,

@@ -15,6 +15,7 @@ use super::format::{
 use super::group::{Cell, GroupLog, Loc};
 use super::recovery::{LEDGER_FILE, segment_path};
 use super::{GroupId, Shared, WalError};
+use crate::mutants::mutant;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -327,9 +328,11 @@ impl Writer {
             &path(),
             std::io::Error::other("failpoint")
         )));
-        self.file
-            .sync_data()
-            .map_err(|e| WalError::io("sync", &path(), e))?;
+        if !mutant("skip-fsync") {
+            self.file
+                .sync_data()
+                .map_err(|e| WalError::io("sync", &path(), e))?;
+        }
         self.durable = self.next_seq - 1;
         self.shared.count(|s| s.syncs += 1);
         Ok(())

@@ -27,7 +27,7 @@ use super::{CheckResult, Checker, EVIDENCE_MAX, Evidence, TestRecord};
 use crate::history::{Kind, Operation, Process, Value};
 use crate::verdict::Verdict;
 use serde_json::{Value as Json, json};
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 /// Search steps for all keys together. A step takes about 0.1 µs; histories
 /// of a thousand operations a key take about one step an operation.
@@ -65,7 +65,7 @@ impl Linearizable {
 /// Values as small numbers; equal numbers are equal values.
 #[derive(Default)]
 pub(crate) struct Interner<'a> {
-    numbers: BTreeMap<&'a Value, u32>,
+    numbers: HashMap<&'a Value, u32>,
     values: Vec<&'a Value>,
 }
 
@@ -111,7 +111,7 @@ impl Checker for Linearizable {
         let started = std::time::Instant::now();
         let mut values = Interner::default();
         let initial = values.number(reading::initial(self.model));
-        let mut keys: BTreeMap<reading::KeyOf<'_>, Key<'_>> = BTreeMap::new();
+        let mut by_key: HashMap<reading::KeyOf<'_>, Key<'_>> = HashMap::new();
         let mut operations = 0_u64;
         for op in test.history.operations() {
             if op.invoked.process == Process::Nemesis || op.outcome() == Kind::Fail {
@@ -129,7 +129,7 @@ impl Checker for Linearizable {
             };
             operations += 1;
             let known = op.outcome() == Kind::Ok;
-            let key = keys.entry(key).or_default();
+            let key = by_key.entry(key).or_default();
             key.entries.push(Entry {
                 call,
                 invoked: op.invoked.index,
@@ -137,6 +137,9 @@ impl Checker for Linearizable {
             });
             key.operations.push(op);
         }
+        // In an order that does not differ between runs.
+        let mut keys: Vec<_> = by_key.into_iter().collect();
+        keys.sort_by_key(|(key, _)| *key);
         let mut left = self.steps_max;
         let (mut false_keys, mut unknown_keys, mut indeterminate) = (Vec::new(), Vec::new(), 0_u64);
         let mut evidence = Vec::new();

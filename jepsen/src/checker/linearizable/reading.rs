@@ -7,7 +7,7 @@ use crate::history::{Kind, Operation, Value};
 use std::fmt;
 
 /// What names a register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct KeyOf<'a>(&'a [Value]);
 
 impl fmt::Display for KeyOf<'_> {

@@ -192,7 +192,7 @@ pub fn search(entries: &[Entry], initial: u32, steps: &mut u64) -> Answer {
         entries: &entries,
         state: initial,
         hash: 0,
-        seen: HashSet::default(),
+        seen: HashSet::with_capacity_and_hasher(entries.len() * 2, BuildHasherDefault::default()),
         taken: Vec::with_capacity(entries.len()),
         stuck: Stuck::default(),
         stuck_depth: 0,
