@@ -94,6 +94,7 @@ const ENGINE_PARTS: &[(&str, &[&str])] = &[
     ("home", &["custody", "protocol"]),
     ("quorum", &["custody", "protocol"]),
     ("audit", &["crypto", "labels"]),
+    ("audit", &["crypto", "sign"]),
     ("authz", &["crypto", "labels"]),
     ("authz", &["crypto", "sign"]),
 ];
@@ -183,9 +184,11 @@ fn engine(file: &File) -> Vec<String> {
 
 /// Rules for one file of the harness.
 fn jepsen(file: &File) -> Vec<String> {
-    // What a client of anyone's would have: the parts that sign, and the parts that attack.
+    // What anyone would have: a client signs, a checker reads logs and policies, and a thief
+    // reads what is stored as the product does.
     let may: &[&str] = match file.module.first().map(String::as_str) {
-        Some("attacker") => &["api", "sharing", "crypto"],
+        Some("attacker") => &["api", "sharing", "crypto", "custody", "policy", "types"],
+        Some("checker") => &["api", "audit", "types"],
         Some("client") => &["api", "authz", "crypto", "types"],
         _ => &["api"],
     };
@@ -398,7 +401,7 @@ fn planted_module_violations_are_found() {
         (engine, "custody/mod.rs", "let x = std::fs::read(p);"),
         (
             jepsen,
-            "checker/set.rs",
+            "workload/set.rs",
             "use quorate_engine::{api::Chat, types::ChatId};",
         ),
         (
