@@ -119,7 +119,7 @@ fn lost_acknowledgement_is_found(store: &Path) {
     let lost = acknowledged.expect("something was appended");
     let without = text.lines().map(|line| {
         let mut op: Value = serde_json::from_str(line).unwrap();
-        if let Some(list) = op["value"][0][2].as_array_mut() {
+        if let Some(list) = op.pointer_mut("/value/0/2").and_then(Value::as_array_mut) {
             list.retain(|v| v.as_i64() != Some(lost));
         }
         serde_json::to_string(&op).unwrap() + "\n"
