@@ -492,6 +492,8 @@ fn outcome(why: &Refusal) -> String {
         Refusal::Mandate(why) => format!("mandate_{}", why.code()),
         Refusal::Frozen => "frozen".into(),
         Refusal::RequestMismatch => "request_mismatch".into(),
+        Refusal::Order | Refusal::NotAuthorised => "not_authorised".into(),
+        Refusal::WrongChat => "wrong_chat".into(),
         other => panic!("no attack here ends as {other:?}"),
     }
 }
