@@ -24,6 +24,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 const AT_ONCE: usize = 8;
 /// How often a tile that is not there yet is asked for again, of nodes that lag behind.
 const AGAIN_MAX: usize = 20;
+/// How often a node is connected to before it counts as silent.
+const CONNECTIONS_MAX: usize = 4;
 /// Wait in between.
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
 
@@ -78,8 +80,25 @@ impl LogClient {
         Failure::new(Exit::Unavailable, "unavailable", what, next)
     }
 
-    /// Asks one node.
+    /// Asks one node, which changes nothing there: a connection that fails is tried again.
     async fn ask(
+        &self,
+        node: usize,
+        path: &str,
+        token: bool,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        let mut asked = self.ask_once(node, path, token).await;
+        for _ in 1..CONNECTIONS_MAX {
+            if asked.is_ok() {
+                break;
+            }
+            tokio::time::sleep(AGAIN_AFTER).await;
+            asked = self.ask_once(node, path, token).await;
+        }
+        asked
+    }
+
+    async fn ask_once(
         &self,
         node: usize,
         path: &str,
