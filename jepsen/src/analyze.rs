@@ -87,8 +87,9 @@ fn history(dir: &Path) -> Result<History, HarnessFailure> {
 
 /// Runs these checkers.
 pub fn check(test: &TestRecord, checkers: &[Box<dyn Checker>]) -> Analysis {
-    let one = |c: &Box<dyn Checker>| (c.name().to_owned(), c.check(test));
-    Analysis::of(checkers.iter().map(one).collect())
+    let each = checkers.iter().map(AsRef::as_ref);
+    let one = |c: &dyn Checker| (c.name().to_owned(), c.check(test));
+    Analysis::of(each.map(one).collect())
 }
 
 /// What the harness saw itself and left in `own.json`: coverage, recovery, its own stalls.

@@ -340,7 +340,7 @@ impl Checker for Transactions {
             "models": options.models, "anomalies": report.anomaly_types,
             "not": report.not, "also_not": report.also_not,
         });
-        let found = report.anomalies.into_iter().flat_map(|(_, all)| all);
+        let found = report.anomalies.into_values().flatten();
         let found: Vec<Evidence> = found
             .map(|a| Evidence::new(format!("{}: {}", a.kind, a.explanation), a.ops))
             .collect();

@@ -208,10 +208,7 @@ impl Cluster {
     pub fn wait_ready(&mut self, limit: Duration) -> anyhow::Result<()> {
         let until = Instant::now() + limit;
         for node in &mut self.nodes {
-            loop {
-                let Some(process) = &mut node.process else {
-                    break;
-                };
+            while let Some(process) = &mut node.process {
                 if let Some(code) = process.ended() {
                     if node.scarred {
                         break;

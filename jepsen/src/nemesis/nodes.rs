@@ -52,10 +52,10 @@ impl Nemesis for Pause {
 }
 
 fn signal(cluster: &Cluster, nodes: &[usize], name: &str) -> anyhow::Result<()> {
-    let processes = nodes
+    let mut processes = nodes
         .iter()
         .filter_map(|at| cluster.nodes[*at].process.as_ref());
-    processes.map(|p| p.signal(name)).collect()
+    processes.try_for_each(|p| p.signal(name))
 }
 
 /// Wall clocks that jump, of a minority of a cluster that has more than one node: a single node

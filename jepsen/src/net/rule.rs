@@ -75,12 +75,12 @@ impl Link {
         let [loss, dup, reorder, jitter] = [MILLION, MILLION, MILLION, rule.jitter_us + 1]
             .map(|below| self.rng.random_range(0..below));
         let mut at = now;
-        if rule.rate_bps > 0 {
+        let ns = (size as u64).saturating_mul(1_000_000_000);
+        if let Some(ns) = ns.checked_div(rule.rate_bps) {
             let begins = self.busy.unwrap_or(now).max(now);
             if begins - now > QUEUE_MAX {
                 return self.drop_it();
             }
-            let ns = (size as u64).saturating_mul(1_000_000_000) / rule.rate_bps;
             at = begins + Duration::from_nanos(ns);
             self.busy = Some(at);
         }

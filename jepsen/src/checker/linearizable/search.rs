@@ -285,7 +285,7 @@ impl Search<'_> {
     fn fitting_read(&self) -> Option<u32> {
         let end = self.events.head + 1;
         let mut place = self.events.after(self.events.head);
-        while place != end && place % 2 == 0 {
+        while place != end && place.is_multiple_of(2) {
             if self.entries[place as usize / 2].call == Call::Read(self.state) {
                 return Some(place);
             }
