@@ -107,7 +107,11 @@ mod tests {
             check(&[at.clone(), ch.clone(), kept("given-up", "ch", "tombstone")]),
             Verdict::True
         );
-        assert_eq!(check(&[at.clone()]), Verdict::False, "one holder of two");
+        assert_eq!(
+            check(std::slice::from_ref(&at)),
+            Verdict::False,
+            "one holder of two"
+        );
         assert_eq!(
             check(&[at, ch, kept("given-up", "de", "share")]),
             Verdict::False,

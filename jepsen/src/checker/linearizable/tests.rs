@@ -242,13 +242,6 @@ fn large_histories_take_about_a_step_an_operation() {
             plant_stale_read(&history, history.ops().len() * 7 / 10).unwrap(),
         );
         assert_eq!(bad.verdict, Verdict::False, "{run:?}");
-        println!(
-            "{run:?}: {} steps {} ms; stale {} steps {} ms",
-            good.details["steps"],
-            good.details["took_ms"],
-            bad.details["steps"],
-            bad.details["took_ms"]
-        );
         assert!(
             good.details["steps"].as_u64().unwrap() < operations * 100,
             "{}",
