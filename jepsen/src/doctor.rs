@@ -67,12 +67,17 @@ const PROBES: &[(&str, &str, Look)] = &[
     ("ptrace", "stopping a node at a system call", ptrace),
 ];
 
+/// Not by process id: each run is the first process of its own namespace.
+fn scratch_name() -> String {
+    format!("quorate-doctor-{:016x}", rand::random::<u64>())
+}
+
 /// Probes everything; `scratch` is a directory for small files.
 ///
 /// # Errors
 /// When `scratch` cannot be used. What does not work is in the report.
 pub fn probe(scratch: &Path) -> anyhow::Result<Report> {
-    let dir = scratch.join(format!("quorate-doctor-{}", std::process::id()));
+    let dir = scratch.join(scratch_name());
     std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
     let probes = PROBES.iter().map(|(name, used_for, look)| {
         let seen = look(&dir);
@@ -180,7 +185,7 @@ fn nft_bridge(_: &Path) -> anyhow::Result<String> {
 }
 
 fn tun(_: &Path) -> anyhow::Result<String> {
-    let name = format!("qp{}", std::process::id() % 100_000);
+    let name = format!("qp{}", rand::random::<u32>() % 100_000);
     let file = crate::sys::tun(&name)?;
     run("ip", &["link", "show", &name])?;
     drop(file);
@@ -273,7 +278,7 @@ fn cgroup(controller: &str, file: &str, value: &str) -> anyhow::Result<String> {
         (kind == "cgroup" && options.split(',').any(|o| o == controller)).then(|| at.to_owned())
     });
     let at = PathBuf::from(at.with_context(|| format!("no cgroup v1 hierarchy has {controller}"))?);
-    let own = at.join(format!("quorate-doctor-{}", std::process::id()));
+    let own = at.join(scratch_name());
     std::fs::create_dir(&own)?;
     let written = std::fs::write(own.join(file), value);
     std::fs::remove_dir(&own)?;

@@ -143,20 +143,23 @@ fn a_killed_harness_leaves_nothing_behind() {
     }
     let dir = tempfile::tempdir().unwrap();
     let store = dir.path().join("store");
+    let said = dir.path().join("said");
     let mut child = Command::new(binary("quorate-jepsen").unwrap())
         .args(["run", "--topology", "tiny", "--time", "600", "--store"])
         .arg(&store)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(std::fs::File::create(&said).unwrap())
         .spawn()
         .unwrap();
     let mine = store.to_str().unwrap().to_owned();
     let began = Instant::now();
     while nodes_with(&mine) == 0 {
+        let ended = child.try_wait().unwrap();
         assert!(
-            began.elapsed() < Duration::from_secs(120),
-            "no node was started"
+            ended.is_none() && began.elapsed() < Duration::from_secs(120),
+            "no node was started: {ended:?}\n{}",
+            std::fs::read_to_string(&said).unwrap()
         );
         std::thread::sleep(Duration::from_millis(100));
     }

@@ -12,6 +12,7 @@
 
 use anyhow::{Context, ensure};
 use std::io::Read;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// Set for the process inside.
@@ -65,9 +66,34 @@ pub fn settle() -> anyhow::Result<()> {
         })
         .context("start a thread")?;
     super::run("ip", &["link", "set", "lo", "up"])?;
+    let_go_of_others_disks()?;
     // Names of network namespaces stay inside.
     std::fs::create_dir_all("/run/netns").context("make /run/netns")?;
     super::run("mount", &["-t", "tmpfs", "tmpfs", "/run/netns"])?;
+    Ok(())
+}
+
+/// A copy of a mount keeps its file system alive when its owner unmounts it: images of others on
+/// this machine are unmounted in here, but not what this run is started from or writes to.
+fn let_go_of_others_disks() -> anyhow::Result<()> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").context("read the mounts")?;
+    let own: Vec<PathBuf> = std::env::args_os()
+        .map(PathBuf::from)
+        .chain(std::env::current_exe())
+        .chain(std::env::current_dir())
+        .chain([std::env::temp_dir()])
+        .collect();
+    for line in mounts.lines() {
+        let mut parts = line.split(' ');
+        let (Some(source), Some(at)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        let needed = own.iter().any(|path| path.starts_with(at));
+        if source.starts_with("/dev/loop") && !needed {
+            // It may be gone already.
+            let _ = super::run("umount", &["--lazy", at]);
+        }
+    }
     Ok(())
 }
 
