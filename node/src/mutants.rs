@@ -1,7 +1,7 @@
 //! Planted bugs, so that the chaos harness can be asked whether it would find them.
 //!
 //! Only with the feature `mutants`, which no shipped build has: without it
-//! [`mutant`] is the constant `false`, and the bug is not in the program.
+//! `mutant` is the constant `false`, and the bug is not in the program.
 //! `QUORATE_MUTANT` names the one to be had.
 
 /// Every planted bug.
