@@ -133,19 +133,22 @@ impl Report {
     }
 }
 
-/// Runs a line of shell in namespaces of its own.
+/// Runs a line of shell in namespaces of its own: all that a run has.
 fn unshared(script: &str) -> anyhow::Result<String> {
-    let args = [
-        "--net",
-        "--mount",
-        "--pid",
-        "--fork",
-        "--mount-proc",
-        "--",
-        "sh",
-        "-ec",
+    within(
+        &["--net", "--mount", "--pid", "--fork", "--mount-proc"],
         script,
-    ];
+    )
+}
+
+/// Runs a line of shell in a network of its own. Mounts stay shared: a copy of them, however
+/// short, would keep others' file systems alive.
+fn alone_in_a_network(script: &str) -> anyhow::Result<String> {
+    within(&["--net"], script)
+}
+
+fn within(namespaces: &[&str], script: &str) -> anyhow::Result<String> {
+    let args = [namespaces, &["--", "sh", "-ec", script]].concat();
     let out = run("unshare", &args)?;
     Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned())
 }
@@ -171,15 +174,15 @@ fn netns(_: &Path) -> anyhow::Result<String> {
 }
 
 fn veth(_: &Path) -> anyhow::Result<String> {
-    unshared("ip link add name qva type veth peer name qvb; ip -br link show qva")
+    alone_in_a_network("ip link add name qva type veth peer name qvb; ip -br link show qva")
 }
 
 fn bridge(_: &Path) -> anyhow::Result<String> {
-    unshared("ip link add name qbr type bridge; ip -br link show qbr")
+    alone_in_a_network("ip link add name qbr type bridge; ip -br link show qbr")
 }
 
 fn nft_bridge(_: &Path) -> anyhow::Result<String> {
-    unshared(
+    alone_in_a_network(
         "nft add table bridge probe; nft add chain bridge probe c '{ type filter hook forward priority 0 ; }'; nft list tables",
     )
 }

@@ -136,12 +136,22 @@ impl Image {
     /// # Errors
     /// When the kernel refuses it.
     pub fn mount(&mut self) -> anyhow::Result<()> {
-        run(
-            "mount",
-            &["-o", "loop", text(&self.file)?, text(&self.mount)?],
-        )?;
-        self.mounted = true;
-        Ok(())
+        // A process that was just started in a mount namespace of its own may still hold the file
+        // system whose power was cut; mounted again, it would be that very one.
+        for _ in 0..UMOUNT_TRIES_MAX {
+            run(
+                "mount",
+                &["-o", "loop", text(&self.file)?, text(&self.mount)?],
+            )?;
+            self.mounted = true;
+            let read = std::fs::read_dir(&self.mount);
+            if read.is_ok_and(|mut entries| entries.all(|entry| entry.is_ok())) {
+                return Ok(());
+            }
+            self.unmount()?;
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        bail!("{} stays without power", self.mount.display())
     }
 
     /// Cuts the power: nothing that is not yet on the device gets there any more.
